@@ -37,7 +37,9 @@
 #![deny(missing_docs)]
 
 #[cfg(not(panic = "unwind"))]
-compile_error!("backends and hosts must be built with panic = \"unwind\": a panic is turned into an error at the boundary");
+compile_error!(
+    "backends and hosts must be built with panic = \"unwind\": a panic is turned into an error at the boundary"
+);
 
 pub mod author;
 mod codes;
@@ -49,6 +51,10 @@ mod model;
 mod module;
 mod params;
 mod tensor;
+
+/// The symbol that a plugin exports: an `abi_stable::library::LibHeader` for [`Plugin`]. The number is the interface's
+/// major version, so that a plugin for another major is recognised before it is opened.
+pub const ENTRY_SYMBOL: &str = "SD_BACKEND_V1";
 
 pub use abi_stable;
 pub use codes::{Code, DType, HwKind, LogLevel, Stage, Task};

@@ -41,8 +41,12 @@ fn byte_len(dtype: DType, shape: &[u64]) -> Option<usize> {
 fn check(dtype: DType, shape: &[u64], bytes: usize) -> Result<(), AbiError> {
     match byte_len(dtype, shape) {
         Some(wanted) if wanted == bytes => Ok(()),
-        Some(wanted) => Err(AbiError::invalid(format!("a tensor of shape {shape:?} needs {wanted} bytes, got {bytes}"))),
-        None => Err(AbiError::invalid(format!("a tensor has an unknown element type or an impossible shape {shape:?}"))),
+        Some(wanted) => {
+            Err(AbiError::invalid(format!("a tensor of shape {shape:?} needs {wanted} bytes, got {bytes}")))
+        }
+        None => {
+            Err(AbiError::invalid(format!("a tensor has an unknown element type or an impossible shape {shape:?}")))
+        }
     }
 }
 

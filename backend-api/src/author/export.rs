@@ -1,33 +1,49 @@
-//! The macro that writes a plugin's exports.
+//! The macro that writes a plugin's one export.
 
 /// Exports a type that implements [`crate::author::Plugin`] as this library's backend. Use it once, in the cdylib.
+///
+/// It writes the static [`crate::ENTRY_SYMBOL`] and three functions that no panic can leave. The crate needs no
+/// dependency on `abi_stable` of its own.
 #[macro_export]
 macro_rules! export_backend {
     ($plugin:ty) => {
-        mod sd_backend_export {
-            use $crate::abi_stable::{
-                self,
-                prefix_type::PrefixTypeTrait,
-                std_types::{RSlice, RVec},
-            };
-            use $crate::{BackendBox, HostRef, HwDevice, Offer, Param, PluginInfo, Res};
-
-            #[$crate::abi_stable::export_root_module]
-            fn root() -> $crate::Plugin_Ref {
-                $crate::Plugin { info, probe, open }.leak_into_prefix()
+        const _: () = {
+            extern "C" fn info() -> $crate::PluginInfo {
+                $crate::author::info_guarded::<$plugin>()
             }
 
-            extern "C" fn info() -> PluginInfo {
-                <$plugin as $crate::author::Plugin>::info()
-            }
-
-            extern "C" fn probe(hardware: RSlice<'_, HwDevice>) -> RVec<Offer> {
+            extern "C" fn probe(
+                hardware: $crate::abi_stable::std_types::RSlice<'_, $crate::HwDevice>,
+            ) -> $crate::abi_stable::std_types::RVec<$crate::Offer> {
                 $crate::author::probe_guarded::<$plugin>(hardware.as_slice())
             }
 
-            extern "C" fn open(hardware: &HwDevice, options: RSlice<'_, Param>, host: HostRef) -> Res<BackendBox> {
+            extern "C" fn open(
+                hardware: &$crate::HwDevice,
+                options: $crate::abi_stable::std_types::RSlice<'_, $crate::Param>,
+                host: $crate::HostRef,
+            ) -> $crate::Res<$crate::BackendBox> {
                 $crate::author::open_guarded::<$plugin>(hardware, options.as_slice(), host)
             }
-        }
+
+            fn root() -> $crate::Plugin_Ref {
+                $crate::abi_stable::prefix_type::PrefixTypeTrait::leak_into_prefix($crate::Plugin { info, probe, open })
+            }
+
+            extern "C" fn construct() -> $crate::abi_stable::library::RootModuleResult {
+                $crate::abi_stable::library::__call_root_module_loader(root)
+            }
+
+            // The name is `backend_api::ENTRY_SYMBOL`; an attribute takes a literal only.
+            // SAFETY: `construct` answers the erased prefix of a `Plugin_Ref`, as `from_constructor` demands; a cdylib
+            // calls this macro once, and a second call is a duplicate symbol, which does not link.
+            #[unsafe(export_name = "SD_BACKEND_V1")]
+            static HEADER: $crate::abi_stable::library::LibHeader = unsafe {
+                $crate::abi_stable::library::LibHeader::from_constructor::<$crate::Plugin_Ref>(
+                    construct,
+                    $crate::abi_stable::library::CheckTypeLayout::Yes,
+                )
+            };
+        };
     };
 }

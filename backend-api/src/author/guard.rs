@@ -3,8 +3,8 @@
 use super::{log, traits};
 use crate::{
     AbiError, Backend, Backend_TO, BackendBox, Code, Ctl, Diffusion, Diffusion_TO, DiffusionOpen, HostRef, HwDevice,
-    LlmOpen, MemReport, Model, Model_TO, ModelBox, ModelPlan, ModelSource, Offer, Param, PredictItem, Res, StepStats,
-    TensorMut, TensorRef, TextEncoded, TextRequest, UpscaleOpen, Upscaler, Upscaler_TO,
+    LlmOpen, MemReport, Model, Model_TO, ModelBox, ModelPlan, ModelSource, Offer, Param, PluginInfo, PredictItem, Res,
+    StepStats, TensorMut, TensorRef, TextEncoded, TextRequest, UpscaleOpen, Upscaler, Upscaler_TO,
 };
 use abi_stable::{
     sabi_trait::prelude::TD_Opaque,
@@ -12,8 +12,12 @@ use abi_stable::{
 };
 use std::{
     any::Any,
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// An author's object, with a mark that a panic left it in an unknown state.
@@ -29,7 +33,7 @@ impl<T: ?Sized> Guarded<T> {
 
     fn call<R>(&self, what: &str, f: impl FnOnce(&T) -> Result<R, AbiError>) -> Res<R> {
         let Some(inner) = self.usable() else { return RErr(poisoned(what)) };
-        self.settle(what, catch_unwind(AssertUnwindSafe(|| f(inner))))
+        self.settle(what, shielded(|| f(inner)))
     }
 
     fn call_mut<R>(&mut self, what: &str, f: impl FnOnce(&mut T) -> Result<R, AbiError>) -> Res<R> {
@@ -37,7 +41,7 @@ impl<T: ?Sized> Guarded<T> {
             return RErr(poisoned(what));
         }
         let Some(inner) = self.inner.as_deref_mut() else { return RErr(poisoned(what)) };
-        let outcome = catch_unwind(AssertUnwindSafe(|| f(inner)));
+        let outcome = shielded(|| f(inner));
         self.settle(what, outcome)
     }
 
@@ -61,14 +65,45 @@ impl<T: ?Sized> Guarded<T> {
 impl<T: ?Sized> Drop for Guarded<T> {
     fn drop(&mut self) {
         let inner = self.inner.take();
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(inner))) {
-            log::error("backend-api", panicked("drop", payload).detail.as_str());
+        if let Err(payload) = shielded(|| drop(inner)) {
+            // The hook has logged it; nobody is left to answer to.
+            let _ = panicked("drop", payload);
         }
     }
 }
 
+thread_local! {
+    /// How many guarded calls are on this thread's stack.
+    static GUARDED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs an author's code so that no panic leaves it.
+///
+/// The first call sets a panic hook in this library's own copy of the standard library. Inside a guarded call it sends
+/// the message and the place to the host's log; anywhere else (a plugin's own threads) the earlier hook runs.
+fn shielded<R>(f: impl FnOnce() -> R) -> std::thread::Result<R> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let earlier = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if GUARDED.try_with(Cell::get).unwrap_or(0) > 0 {
+                log::error("panic", &info.to_string());
+            } else {
+                earlier(info);
+            }
+        }));
+    });
+    GUARDED.with(|depth| depth.set(depth.get() + 1));
+    let outcome = catch_unwind(AssertUnwindSafe(f));
+    GUARDED.with(|depth| depth.set(depth.get() - 1));
+    outcome
+}
+
 fn poisoned(what: &str) -> AbiError {
-    AbiError::new(Code::PRECONDITION, format!("the backend panicked earlier; `{what}` is refused until it is opened anew"))
+    AbiError::new(
+        Code::PRECONDITION,
+        format!("the backend panicked earlier; `{what}` is refused until it is opened anew"),
+    )
 }
 
 fn panicked(what: &str, payload: Box<dyn Any + Send>) -> AbiError {
@@ -82,15 +117,25 @@ fn panicked(what: &str, payload: Box<dyn Any + Send>) -> AbiError {
     AbiError::new(Code::PANICKED, format!("the backend panicked in `{what}`")).with_detail(text)
 }
 
+/// Runs an author's `info`. After a panic the id is empty, which the host refuses.
+pub fn info_guarded<P: traits::Plugin>() -> PluginInfo {
+    shielded(P::info).unwrap_or_else(|_| PluginInfo {
+        id: "".into(),
+        vendor: "".into(),
+        version: "".into(),
+        params: RVec::new(),
+    })
+}
+
 /// Runs an author's `probe`; a panic is no offer.
 pub fn probe_guarded<P: traits::Plugin>(hardware: &[HwDevice]) -> RVec<Offer> {
-    catch_unwind(|| P::probe(hardware)).unwrap_or_default().into()
+    shielded(|| P::probe(hardware)).unwrap_or_default().into()
 }
 
 /// Runs an author's `open` and wraps what it answers.
 pub fn open_guarded<P: traits::Plugin>(hardware: &HwDevice, options: &[Param], host: HostRef) -> Res<BackendBox> {
     log::install(host.clone());
-    match catch_unwind(AssertUnwindSafe(|| P::open(hardware, options, host))) {
+    match shielded(|| P::open(hardware, options, host)) {
         Ok(Ok(backend)) => ROk(Backend_TO::from_value(Guarded::new(backend), TD_Opaque)),
         Ok(Err(error)) => RErr(error),
         Err(payload) => RErr(panicked("open", payload)),
@@ -207,7 +252,7 @@ impl Upscaler for Guarded<dyn traits::Upscaler> {
 }
 
 fn check_text(request: &TextRequest<'_>) -> Result<(), AbiError> {
-    for input in &request.inputs {
+    for input in request.inputs.iter() {
         let length = input.chunk_length as usize;
         if length == 0 || input.tokens.is_empty() || input.tokens.len() % length != 0 {
             return Err(AbiError::invalid(format!(

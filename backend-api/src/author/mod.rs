@@ -9,5 +9,5 @@ mod guard;
 pub mod log;
 mod traits;
 
-pub use guard::{open_guarded, probe_guarded};
+pub use guard::{info_guarded, open_guarded, probe_guarded};
 pub use traits::{Backend, Diffusion, Model, Plugin, Upscaler};
