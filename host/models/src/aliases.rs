@@ -35,7 +35,12 @@ pub const SHORT_NAMES: &[ShortName] = &[
         "Stable Diffusion 1.5 for inpainting",
     ),
     short("sd-v2-base", &["v2-base"], "stabilityai/stable-diffusion-2-base", "Stable Diffusion 2.0, 512 px"),
-    short("sd-v2-1", &["v2-1", "sd21"], "stabilityai/stable-diffusion-2-1", "Stable Diffusion 2.1, 768 px, v-prediction"),
+    short(
+        "sd-v2-1",
+        &["v2-1", "sd21"],
+        "stabilityai/stable-diffusion-2-1",
+        "Stable Diffusion 2.1, 768 px, v-prediction",
+    ),
     short("sd-v2-1-base", &["v2-1-base"], "stabilityai/stable-diffusion-2-1-base", "Stable Diffusion 2.1, 512 px"),
     short(
         "sd-v2-inpaint",

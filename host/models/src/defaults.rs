@@ -1,11 +1,6 @@
 //! What a request gets when it does not say: by family, by the model's own scheduler, and by its `sd-worker.json`.
 
-use crate::{
-    config::Fields,
-    error::Result,
-    family::Family,
-    files::Json,
-};
+use crate::{config::Fields, error::Result, family::Family, files::Json};
 
 /// What the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,11 +45,17 @@ impl SchedulerFacts {
             "epsilon" => Prediction::Epsilon,
             "v_prediction" => Prediction::V,
             "sample" => Prediction::Sample,
-            other => return Err(fields.bad("prediction_type", format!("is `{other:.32}`; epsilon, v_prediction or sample are known"))),
+            other => {
+                return Err(fields
+                    .bad("prediction_type", format!("is `{other:.32}`; epsilon, v_prediction or sample are known")));
+            }
         };
         let betas = fields.text("beta_schedule")?.unwrap_or("scaled_linear");
         if !matches!(betas, "linear" | "scaled_linear" | "squaredcos_cap_v2") {
-            return Err(fields.bad("beta_schedule", format!("is `{betas:.32}`; linear, scaled_linear or squaredcos_cap_v2 are known")));
+            return Err(fields.bad(
+                "beta_schedule",
+                format!("is `{betas:.32}`; linear, scaled_linear or squaredcos_cap_v2 are known"),
+            ));
         }
         for field in ["beta_start", "beta_end"] {
             let value = fields.float(field, 0.01)?;
@@ -208,7 +209,9 @@ impl FamilyDefaults {
             if let Some(size) = fields.uint_opt(field)? {
                 let size = u32::try_from(size).unwrap_or(u32::MAX);
                 if size > 4_096 || size % self.multiple_of != 0 {
-                    return Err(fields.bad(field, format!("must be a multiple of {} and at most 4096", self.multiple_of)));
+                    return Err(
+                        fields.bad(field, format!("must be a multiple of {} and at most 4096", self.multiple_of))
+                    );
                 }
                 *slot = size;
             }
@@ -229,7 +232,8 @@ impl FamilyDefaults {
         if let Some(sampler) = fields.text("sampler")? {
             self.sampler = sampler.chars().take(64).collect();
         }
-        self.examples = fields.texts("examples", &[])?.into_iter().map(|text| text.chars().take(500).collect()).collect();
+        self.examples =
+            fields.texts("examples", &[])?.into_iter().map(|text| text.chars().take(500).collect()).collect();
         Ok(())
     }
 }

@@ -23,7 +23,9 @@ pub enum ModelError {
         hint: String,
     },
     /// A symbolic link (or a shard name) leads out of the models directory.
-    #[error("`{file}` leads out of the models directory; copy or hard-link it, or add its directory to the models directories")]
+    #[error(
+        "`{file}` leads out of the models directory; copy or hard-link it, or add its directory to the models directories"
+    )]
     OutsideRoot {
         /// The file inside the model.
         file: String,

@@ -52,12 +52,15 @@ impl Folder {
     pub(crate) fn of_operator(path: &Path) -> Result<Self> {
         let label = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let base = path.canonicalize().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ModelError::NotFound { name: label.clone(), hint: ": no such folder or file".into() },
+            io::ErrorKind::NotFound => {
+                ModelError::NotFound { name: label.clone(), hint: ": no such folder or file".into() }
+            }
             _ => ModelError::io(&label, error),
         })?;
         let name_of = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let snapshots = base.parent().filter(|dir| name_of(dir).as_deref() == Some("snapshots"));
-        let repo = snapshots.and_then(Path::parent).filter(|dir| name_of(dir).is_some_and(|n| n.starts_with("models--")));
+        let repo =
+            snapshots.and_then(Path::parent).filter(|dir| name_of(dir).is_some_and(|n| n.starts_with("models--")));
         let boundary = repo.unwrap_or(&base).to_path_buf();
         Ok(Self { base, boundary })
     }
@@ -191,7 +194,9 @@ mod tests {
 
     #[test]
     fn depth_ignores_strings() {
-        for (text, expect) in [("{}", 1), (r#"{"a":[1,{"b":2}]}"#, 3), (r#"{"a":"[[[[{{"}"#, 1), (r#"{"a":"\"[["}"#, 1), ("]]][", 1)] {
+        for (text, expect) in
+            [("{}", 1), (r#"{"a":[1,{"b":2}]}"#, 3), (r#"{"a":"[[[[{{"}"#, 1), (r#"{"a":"\"[["}"#, 1), ("]]][", 1)]
+        {
             assert_eq!(depth(text), expect, "{text}");
         }
     }

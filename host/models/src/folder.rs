@@ -52,7 +52,14 @@ const PIPELINES: &[&str] = &[
 pub(crate) fn resolve(folder: &Folder, name: &str, options: ResolveOptions) -> Result<ResolvedModel> {
     let index = folder.need("model_index.json")?.json(MAX_CONFIG_BYTES)?;
     check_pipeline(&index)?;
-    let mut reader = Reader { folder, index: &index, prefer: options.prefer, headers: Vec::new(), files: Vec::new(), configs: Vec::new() };
+    let mut reader = Reader {
+        folder,
+        index: &index,
+        prefer: options.prefer,
+        headers: Vec::new(),
+        files: Vec::new(),
+        configs: Vec::new(),
+    };
 
     let scheduler_json = folder.need("scheduler/scheduler_config.json")?.json(MAX_CONFIG_BYTES)?;
     let scheduler = SchedulerFacts::parse(&scheduler_json)?;
@@ -120,7 +127,9 @@ pub(crate) fn resolve(folder: &Folder, name: &str, options: ResolveOptions) -> R
 fn check_pipeline(index: &Json) -> Result<()> {
     let fields = Fields::new(index);
     let class = fields.text("_class_name")?.ok_or_else(|| fields.bad("_class_name", "is missing"))?;
-    for (part, what) in [("transformer", "a transformer model (SD3, Flux, PixArt …)"), ("prior", "a cascade"), ("movq", "Kandinsky")] {
+    for (part, what) in
+        [("transformer", "a transformer model (SD3, Flux, PixArt …)"), ("prior", "a cascade"), ("movq", "Kandinsky")]
+    {
         if matches!(index.fields.get(part), Some(Value::Array(pair)) if pair.iter().any(|value| !value.is_null())) {
             return Err(ModelError::UnsupportedModel { what: what.into() });
         }
@@ -218,7 +227,10 @@ impl Reader<'_> {
         if self.known(role, known)? {
             return Ok(());
         }
-        Err(ModelError::MissingPart { part: role.into(), remedy: "the model index has none; fetch the complete model".into() })
+        Err(ModelError::MissingPart {
+            part: role.into(),
+            remedy: "the model index has none; fetch the complete model".into(),
+        })
     }
 
     fn encoder(&mut self, role: &'static str, known: &[&str]) -> Result<Option<ClipConfig>> {

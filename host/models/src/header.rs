@@ -155,9 +155,12 @@ impl Header {
         if got < 10 {
             return Err(ModelError::Truncated { file: file.name.clone(), have: file.len, need: 10 });
         }
-        let length = u64::from_le_bytes([start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]);
+        let length =
+            u64::from_le_bytes([start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]);
         if length > MAX_HEADER_BYTES {
-            return Err(bad(format!("it claims {length} bytes, more than the {MAX_HEADER_BYTES} that the format allows")));
+            return Err(bad(format!(
+                "it claims {length} bytes, more than the {MAX_HEADER_BYTES} that the format allows"
+            )));
         }
         if length + 8 > file.len {
             return Err(ModelError::Truncated { file: file.name.clone(), have: file.len, need: length + 8 });
@@ -181,7 +184,9 @@ impl Header {
         let need = 8 + length + data;
         match file.len.cmp(&need) {
             std::cmp::Ordering::Less => Err(ModelError::Truncated { file: file.name.clone(), have: file.len, need }),
-            std::cmp::Ordering::Greater => Err(ModelError::TrailingBytes { file: file.name.clone(), have: file.len, need }),
+            std::cmp::Ordering::Greater => {
+                Err(ModelError::TrailingBytes { file: file.name.clone(), have: file.len, need })
+            }
             std::cmp::Ordering::Equal => {
                 Ok(Self { file: file.name.clone(), tensors, metadata, file_bytes: file.len, digest })
             }

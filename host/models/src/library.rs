@@ -148,7 +148,9 @@ fn place_of_operator(path: &Path) -> Result<Place> {
         return Err(ModelError::Pickle { file: name });
     }
     // The operator's own link to a file is followed: resolve first, then look at it where it lies.
-    let real = path.canonicalize().map_err(|_| ModelError::NotFound { name: name.clone(), hint: ": no such folder or file".into() })?;
+    let real = path
+        .canonicalize()
+        .map_err(|_| ModelError::NotFound { name: name.clone(), hint: ": no such folder or file".into() })?;
     let (Some(parent), Some(file)) = (real.parent(), real.file_name().and_then(|name| name.to_str())) else {
         return Err(ModelError::NotAFile { file: name });
     };
@@ -180,7 +182,12 @@ pub(crate) fn local_names(dir: &Path) -> Vec<(String, bool)> {
             let path = dir.join(&name);
             let is_model = if path.is_dir() {
                 path.join("model_index.json").exists()
-                    || path.read_dir().ok()?.take(1_000).flatten().any(|file| file.file_name().to_string_lossy().ends_with(".safetensors"))
+                    || path
+                        .read_dir()
+                        .ok()?
+                        .take(1_000)
+                        .flatten()
+                        .any(|file| file.file_name().to_string_lossy().ends_with(".safetensors"))
             } else {
                 name.ends_with(".safetensors")
             };
@@ -189,7 +196,13 @@ pub(crate) fn local_names(dir: &Path) -> Vec<(String, bool)> {
         .collect();
     names.sort();
     names.dedup();
-    names.into_iter().map(|name| { let good = ModelName::parse(&name).is_ok_and(|n| n.local().is_some()); (name, good) }).collect()
+    names
+        .into_iter()
+        .map(|name| {
+            let good = ModelName::parse(&name).is_ok_and(|n| n.local().is_some());
+            (name, good)
+        })
+        .collect()
 }
 
 fn display_name(path: &Path) -> String {

@@ -74,7 +74,13 @@ pub struct MemoryEstimate {
 }
 
 /// Adds up feature maps. Attention is taken as streamed (its scores are never whole in memory).
-pub(crate) fn estimate(networks: &Networks, weights: &Weights, width: u64, height: u64, precision: Precision) -> MemoryEstimate {
+pub(crate) fn estimate(
+    networks: &Networks,
+    weights: &Weights,
+    width: u64,
+    height: u64,
+    precision: Precision,
+) -> MemoryEstimate {
     let weight_bytes = weights.parameters.saturating_mul(precision.bytes());
     let down = networks.vae.downscale();
     let latent = (width.div_ceil(down)).saturating_mul(height.div_ceil(down));

@@ -27,7 +27,9 @@ impl ClipConfig {
         let hidden = fields.uint("hidden_size", 512)?;
         let heads = fields.uint("num_attention_heads", 8)?;
         if hidden % heads != 0 {
-            return Err(fields.bad("num_attention_heads", format!("is {heads}, which does not divide hidden_size {hidden}")));
+            return Err(
+                fields.bad("num_attention_heads", format!("is {heads}, which does not divide hidden_size {hidden}"))
+            );
         }
         let act = fields.text("hidden_act")?.unwrap_or("quick_gelu").to_owned();
         fields.class("hidden_act", "text encoder", &act, &["quick_gelu", "gelu"])?;

@@ -111,7 +111,8 @@ impl<'a> Fields<'a> {
         match self.get(field) {
             None => Ok(default.to_vec()),
             Some(Value::Array(list)) if list.len() <= 16 => {
-                let text = |value: &'a Value| value.as_str().ok_or_else(|| self.bad(field, "must be a list of strings"));
+                let text =
+                    |value: &'a Value| value.as_str().ok_or_else(|| self.bad(field, "must be a list of strings"));
                 list.iter().map(text).collect()
             }
             Some(_) => Err(self.bad(field, "must be a list of strings")),

@@ -1,10 +1,7 @@
 //! `unet/config.json`: a UNet2DConditionModel, with the rules by which diffusers expands its short forms.
 
 use super::Fields;
-use crate::{
-    error::Result,
-    files::Json,
-};
+use crate::{error::Result, files::Json};
 use serde_json::Value;
 
 /// The middle of the UNet.
@@ -116,7 +113,8 @@ impl UnetConfig {
         }
         let contexts = fields.per_block("cross_attention_dim", 1_280, count)?;
         // diffusers' own naming slip: `attention_head_dim` is the number of heads unless `num_attention_heads` is given.
-        let heads_field = if fields.get("num_attention_heads").is_some() { "num_attention_heads" } else { "attention_head_dim" };
+        let heads_field =
+            if fields.get("num_attention_heads").is_some() { "num_attention_heads" } else { "attention_head_dim" };
         let heads = fields.per_block(heads_field, 8, count)?;
         let only_cross = only_cross(&fields, count)?;
         let depths = Depths::parse(&fields, count)?;
@@ -126,20 +124,36 @@ impl UnetConfig {
         for i in 0..count {
             let with_attention = down_types[i] == "CrossAttnDownBlock2D";
             let depth = if with_attention { depths.down(&fields, i, layers[i])? } else { Vec::new() };
-            down.push(Block { channels: channels[i], layers: layers[i], depth, context: contexts[i], only_cross: only_cross[i] });
+            down.push(Block {
+                channels: channels[i],
+                layers: layers[i],
+                depth,
+                context: contexts[i],
+                only_cross: only_cross[i],
+            });
             let j = count - 1 - i;
             let with_attention = up_types[i] == "CrossAttnUpBlock2D";
             let depth = if with_attention { depths.up(&fields, i, layers[j] + 1)? } else { Vec::new() };
-            up.push(Block { channels: channels[j], layers: layers[j] + 1, depth, context: contexts[j], only_cross: only_cross[j] });
+            up.push(Block {
+                channels: channels[j],
+                layers: layers[j] + 1,
+                depth,
+                context: contexts[j],
+                only_cross: only_cross[j],
+            });
         }
         for (i, &heads) in heads.iter().enumerate() {
             if channels[i] % heads != 0 {
-                return Err(fields.bad(heads_field, format!("has {heads} heads for a block of {} channels", channels[i])));
+                return Err(
+                    fields.bad(heads_field, format!("has {heads} heads for a block of {} channels", channels[i]))
+                );
             }
         }
         let groups = fields.uint("norm_num_groups", 32)?;
         if let Some(channels) = channels.iter().find(|&&channels| channels % groups != 0) {
-            return Err(fields.bad("norm_num_groups", format!("is {groups}, which does not divide {channels} channels")));
+            return Err(
+                fields.bad("norm_num_groups", format!("is {groups}, which does not divide {channels} channels"))
+            );
         }
         let mid_depth = depths.mid(&fields)?;
         Ok(Self {
@@ -200,7 +214,9 @@ fn only_cross(fields: &Fields<'_>, count: usize) -> Result<Vec<bool>> {
         None => Ok(vec![false; count]),
         Some(Value::Bool(all)) => Ok(vec![*all; count]),
         Some(Value::Array(list)) if list.len() == count => {
-            let read = |value: &Value| value.as_bool().ok_or_else(|| fields.bad("only_cross_attention", "must hold true or false"));
+            let read = |value: &Value| {
+                value.as_bool().ok_or_else(|| fields.bad("only_cross_attention", "must hold true or false"))
+            };
             list.iter().map(read).collect()
         }
         Some(_) => Err(fields.bad("only_cross_attention", "must be true, false or a list with an entry a block")),
@@ -273,7 +289,9 @@ impl Depths {
 fn expand(fields: &Fields<'_>, value: &Value, layers: u64) -> Result<Vec<u64>> {
     match value {
         Value::Array(list) if list.len() as u64 == layers => list.iter().map(|value| depth(fields, value)).collect(),
-        Value::Array(list) => Err(fields.bad(DEPTHS, format!("has {} depths for a block of {layers} layers", list.len()))),
+        Value::Array(list) => {
+            Err(fields.bad(DEPTHS, format!("has {} depths for a block of {layers} layers", list.len())))
+        }
         one => Ok(std::iter::repeat_n(depth(fields, one)?, usize::try_from(layers).unwrap_or(0)).collect()),
     }
 }

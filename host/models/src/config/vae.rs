@@ -28,13 +28,16 @@ impl VaeConfig {
         for (field, class) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
             let types = fields.texts(field, &[class])?;
             if types.len() != block_out.len() {
-                return Err(fields.bad(field, format!("has {} entries for {} block_out_channels", types.len(), block_out.len())));
+                return Err(fields
+                    .bad(field, format!("has {} entries for {} block_out_channels", types.len(), block_out.len())));
             }
             types.iter().try_for_each(|found| fields.class(field, "VAE", found, &[class]))?;
         }
         let groups = fields.uint("norm_num_groups", 32)?;
         if let Some(channels) = block_out.iter().find(|&&channels| channels % groups != 0) {
-            return Err(fields.bad("norm_num_groups", format!("is {groups}, which does not divide {channels} channels")));
+            return Err(
+                fields.bad("norm_num_groups", format!("is {groups}, which does not divide {channels} channels"))
+            );
         }
         let layers_per_block = fields.uint("layers_per_block", 1)?;
         if layers_per_block > 16 {

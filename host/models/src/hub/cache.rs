@@ -34,7 +34,8 @@ pub(crate) fn repo_dir(cache: &Path, id: &HubId) -> PathBuf {
 /// The snapshot of the id's revision, if it was fetched (whole or in part).
 pub(crate) fn snapshot(cache: &Path, id: &HubId) -> Option<PathBuf> {
     let dir = repo_dir(cache, id);
-    let commit = read_ref(&dir, id.revision()).or_else(|| is_commit(id.revision()).then(|| id.revision().to_owned()))?;
+    let commit =
+        read_ref(&dir, id.revision()).or_else(|| is_commit(id.revision()).then(|| id.revision().to_owned()))?;
     let snapshot = repo(cache, id).pointer_path(&commit);
     snapshot.is_dir().then_some(snapshot)
 }

@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum HubError {
     /// 401.
-    #[error("the hub does not know this caller (401) for `{what}`: set HF_TOKEN to a valid token, or the model does not exist")]
+    #[error(
+        "the hub does not know this caller (401) for `{what}`: set HF_TOKEN to a valid token, or the model does not exist"
+    )]
     Unauthorized {
         /// Repository or file.
         what: String,
@@ -47,7 +49,9 @@ pub enum HubError {
         status: u16,
     },
     /// `HF_HUB_OFFLINE` is set and the file is not in the cache.
-    #[error("`{what}` is not in the cache and HF_HUB_OFFLINE is set: unset it, or copy the model into the models directory")]
+    #[error(
+        "`{what}` is not in the cache and HF_HUB_OFFLINE is set: unset it, or copy the model into the models directory"
+    )]
     Offline {
         /// Repository or file.
         what: String,

@@ -68,9 +68,8 @@ impl Layout {
     ///
     /// `spellings` gives further names under which published files keep a tensor.
     pub(crate) fn verify(&self, headers: &[Header], spellings: impl Fn(&str) -> Option<String>) -> Result<()> {
-        let find = |name: &str| {
-            headers.iter().find_map(|header| header.tensors.get(name).map(|tensor| (header, tensor)))
-        };
+        let find =
+            |name: &str| headers.iter().find_map(|header| header.tensors.get(name).map(|tensor| (header, tensor)));
         for expected in &self.tensors {
             let found = find(&expected.name).or_else(|| find(&spellings(&expected.name)?));
             let Some((header, tensor)) = found else {

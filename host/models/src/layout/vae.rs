@@ -65,10 +65,10 @@ fn mid(all: &mut Layout, side: &str, channels: u64, attention: bool) {
 
 /// The attention's names before diffusers 0.17, which most published VAE files still have.
 pub(crate) fn spelling(name: &str) -> Option<String> {
-    [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")]
-        .into_iter()
-        .find_map(|(new, old)| {
+    [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")].into_iter().find_map(
+        |(new, old)| {
             let (head, tail) = name.split_once(&format!(".attentions.0.{new}."))?;
             Some(format!("{head}.attentions.0.{old}.{tail}"))
-        })
+        },
+    )
 }
