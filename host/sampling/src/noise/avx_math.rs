@@ -1,0 +1,72 @@
+//! `log` and `sincos` as the single-precision polynomials of PyTorch's vectorised `randn`.
+//!
+//! PyTorch fills normal tensors on x86 with the routines of `avx_mathfun.h` (G. Garberoglio's AVX version of
+//! J. Pommier's `sse_mathfun`, after the Cephes library). Evaluating the same polynomials in the same order and
+//! with the same roundings, one lane at a time, gives the same bits on every processor.
+
+const LOG_POLYNOMIAL: [f32; 9] = [
+    7.037_683_6E-2,
+    -1.151_461E-1,
+    1.167_699_9E-1,
+    -1.242_014_1E-1,
+    1.424_932_3E-1,
+    -1.666_805_8E-1,
+    2.000_071_5E-1,
+    -2.499_999_4E-1,
+    3.333_333E-1,
+];
+
+/// Natural logarithm of a positive, normal `x`.
+pub(crate) fn log(x: f32) -> f32 {
+    let bits = x.to_bits();
+    // Split into exponent and a mantissa in [0.5, 1).
+    let mut e = ((bits >> 23) as i32 - 0x7f) as f32 + 1.0;
+    let mut m = f32::from_bits((bits & !0x7f80_0000) | 0.5f32.to_bits());
+    if m < std::f32::consts::FRAC_1_SQRT_2 {
+        e -= 1.0;
+        m = (m - 1.0) + m;
+    } else {
+        m -= 1.0;
+    }
+    let z = m * m;
+    let mut y = LOG_POLYNOMIAL[0];
+    for coefficient in &LOG_POLYNOMIAL[1..] {
+        y = fma(y, m, *coefficient);
+    }
+    y = (y * m) * z;
+    y = fma(e, -2.121_944_4e-4, y);
+    y = fma(-z, 0.5, y);
+    fma(e, 0.693_359_4, m + y)
+}
+
+/// Sine and cosine of `x` in `[0, 2π)`.
+pub(crate) fn sincos(x: f32) -> (f32, f32) {
+    // The octant, rounded up to even, and the argument reduced by it in three parts of π/4.
+    let octant = ((x * 1.273_239_5) as i32 + 1) & !1;
+    let y = octant as f32;
+    let mut r = fma(y, -0.785_156_25, x);
+    r = fma(y, -2.418_756_5e-4, r);
+    r = fma(y, -3.774_895e-8, r);
+
+    let z = r * r;
+    let mut cos = 2.443_315_7e-5;
+    cos = fma(cos, z, -1.388_731_6E-3);
+    cos = fma(cos, z, 4.166_664_6E-2);
+    cos = (cos * z) * z;
+    cos = fma(-z, 0.5, cos) + 1.0;
+    let mut sin = -1.951_529_6E-4;
+    sin = fma(sin, z, 8.332_161E-3);
+    sin = fma(sin, z, -1.666_665_5E-1);
+    sin = fma(sin * z, r, r);
+
+    let swapped = octant & 2 != 0;
+    let (s, c) = if swapped { (cos, sin) } else { (sin, cos) };
+    let s = if octant & 4 != 0 { -s } else { s };
+    let c = if (octant - 2) & 4 == 0 { -c } else { c };
+    (s, c)
+}
+
+/// One rounding, as the compiler of PyTorch contracts a product and a sum.
+fn fma(a: f32, b: f32, c: f32) -> f32 {
+    a.mul_add(b, c)
+}
