@@ -33,8 +33,7 @@ pub(crate) fn log(x: f32) -> f32 {
     for coefficient in &LOG_POLYNOMIAL[1..] {
         y = fma(y, m, *coefficient);
     }
-    y = (y * m) * z;
-    y = fma(e, -2.121_944_4e-4, y);
+    y = fma(y * m, z, e * -2.121_944_4e-4);
     y = fma(-z, 0.5, y);
     fma(e, 0.693_359_4, m + y)
 }
@@ -52,8 +51,7 @@ pub(crate) fn sincos(x: f32) -> (f32, f32) {
     let mut cos = 2.443_315_7e-5;
     cos = fma(cos, z, -1.388_731_6E-3);
     cos = fma(cos, z, 4.166_664_6E-2);
-    cos = (cos * z) * z;
-    cos = fma(-z, 0.5, cos) + 1.0;
+    cos = fma(cos * z, z, -(z * 0.5)) + 1.0;
     let mut sin = -1.951_529_6E-4;
     sin = fma(sin, z, 8.332_161E-3);
     sin = fma(sin, z, -1.666_665_5E-1);
