@@ -86,7 +86,7 @@ def unet_extras(family: Family, rows):
     return extras
 
 
-def _save(model, folder, name, prefix=""):
+def save(model, folder, name, prefix=""):
     """Weights as fp16 with the published key names, and the config without traces of this run."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, safe_serialization=True)
@@ -122,13 +122,13 @@ def write_family(family: Family):
         # The prompt encoders are equal in all families that share an architecture, as published ones are.
         name = f"{spec.act}-{spec.hidden}"
         model = text_encoder(spec, name)
-        _save(model, folder / part, name, prefix="text_model.")
+        save(model, folder / part, name, prefix="text_model.")
         tokenizer = part.replace("text_encoder", "tokenizer")
         write_tokenizer(folder / tokenizer, pad=spec.pad, split_pad=spec.split_pad)
         index[part] = ["transformers", type(model).__name__]
         index[tokenizer] = ["transformers", "CLIPTokenizer"]
-    _save(autoencoder(family.vae, f"vae-{family.vae['layers_per_block']}"), folder / "vae", "vae")
-    _save(unet(family, f"{family.name}/unet"), folder / "unet", "unet")
+    save(autoencoder(family.vae, f"vae-{family.vae['layers_per_block']}"), folder / "vae", "vae")
+    save(unet(family, f"{family.name}/unet"), folder / "unet", "unet")
     index["vae"] = ["diffusers", "AutoencoderKL"]
     index["unet"] = ["diffusers", "UNet2DConditionModel"]
     name, config = family.scheduler

@@ -7,7 +7,7 @@ from common import randn
 PROMPTS = ["a red apple on the table", "blurry, dark", "", "a cat " * 60]
 
 
-def text(pipe, prompts=PROMPTS, all_layers=True):
+def text(pipe, prompts, all_layers):
     """The hidden states of each text encoder for `prompts`, and what pipelines derive from them.
 
     Each prompt runs alone: a batch may round differently.
@@ -25,6 +25,7 @@ def text(pipe, prompts=PROMPTS, all_layers=True):
         tensors[f"{part}.ids"] = ids
         tensors[f"{part}.final"] = torch.cat([o.last_hidden_state for o in outs])
         # Stable Diffusion 1 and 2 with clip_skip = n use the state n layers earlier, through the final norm.
+        tensors[f"{part}.penultimate"] = hidden[-2]
         if all_layers:
             tensors |= {f"{part}.hidden.{i}": h for i, h in enumerate(hidden)}
             tensors |= {f"{part}.clip_skip.{n}": norm(hidden[-1 - n]) for n in range(1, len(hidden) - 1)}
@@ -44,11 +45,11 @@ def unet(m, name, height, width, extras, timesteps=(981.0, 333.5, 1.0)):
     tensors = {"unet.sample": x, "unet.context": context, "unet.timestep": t}
     added = extras.get("added_cond_kwargs", {})
     tensors.update({f"unet.{k}": v for k, v in added.items()})
-    if "timestep_cond" in extras:
-        tensors["unet.timestep_cond"] = extras["timestep_cond"]
+    per_row = {k: v for k, v in extras.items() if k != "added_cond_kwargs"}
+    tensors.update({f"unet.{k}": v for k, v in per_row.items()})
     outs = []
     for i in range(rows):
-        row = {k: v[i : i + 1] for k, v in extras.items() if k == "timestep_cond"}
+        row = {k: v[i : i + 1] for k, v in per_row.items()}
         if added:
             row["added_cond_kwargs"] = {k: v[i : i + 1] for k, v in added.items()}
         outs.append(m(x[i : i + 1], t[i], context[i : i + 1], **row).sample)

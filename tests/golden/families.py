@@ -125,12 +125,7 @@ def sdxl_unet(time_ids=6, pooled=40, text_width=80, **changes):
 
 def two_levels(config):
     """The same UNet without its middle level, to keep the files small."""
-    kept = {
-        key: (value[0], value[2])
-        for key, value in config.items()
-        if isinstance(value, tuple) and key != "up_block_types"
-    }
-    return {**config, **kept, "up_block_types": (UP_CROSS, UP_PLAIN)}
+    return {k: (v[0], v[2]) if isinstance(v, tuple) else v for k, v in config.items()}
 
 
 @dataclass(frozen=True)
@@ -178,9 +173,9 @@ FAMILIES = {
     for f in (
         # layers_per_block as published, so one family has the full wiring of skips.
         Family("sd15", SD, sd1_unet(layers_per_block=2), (CLIP_L,), PNDM),
-        Family("sd15-inpaint", "StableDiffusionInpaintPipeline", sd1_unet(in_channels=9), (CLIP_L,), PNDM),
-        Family("pix2pix", "StableDiffusionInstructPix2PixPipeline", sd1_unet(in_channels=8), (CLIP_L,), EULER),
-        Family("lcm", "LatentConsistencyModelPipeline", sd1_unet(time_cond_proj_dim=16), (CLIP_L,), LCM),
+        Family("sd15-inpaint", "StableDiffusionInpaintPipeline", two_levels(sd1_unet(in_channels=9)), (CLIP_L,), PNDM),
+        Family("pix2pix", "StableDiffusionInstructPix2PixPipeline", two_levels(sd1_unet(in_channels=8)), (CLIP_L,), EULER),
+        Family("lcm", "LatentConsistencyModelPipeline", two_levels(sd1_unet(time_cond_proj_dim=16)), (CLIP_L,), LCM),
         # BK-SDM-Tiny: no middle block, attention on every level, one residual block each.
         Family(
             "tiny-sd",
@@ -196,15 +191,23 @@ FAMILIES = {
             sd2_unet(
                 upcast_attention=True,
                 norm_num_groups=16,
-                block_out_channels=(16, 32, 48),
-                attention_head_dim=(2, 4, 6),
+                block_out_channels=(16, 32, 32),
+                attention_head_dim=(2, 4, 4),
             ),
             (OPEN_CLIP_H,),
             DDIM_V,
         ),
-        Family("sd2-inpaint", "StableDiffusionInpaintPipeline", sd2_unet(in_channels=9), (OPEN_CLIP_H,), PNDM),
-        Family("sd-turbo", SD, sd2_unet(), (OPEN_CLIP_H,), EULER_TRAILING),
-        Family("sdxl", XL, sdxl_unet(layers_per_block=2), XL_TEXTS, EULER, vae=sdxl_vae(), index=XL_INDEX),
+        Family("sd2-inpaint", "StableDiffusionInpaintPipeline", two_levels(sd2_unet(in_channels=9)), (OPEN_CLIP_H,), PNDM),
+        Family("sd-turbo", SD, two_levels(sd2_unet()), (OPEN_CLIP_H,), EULER_TRAILING),
+        Family(
+            "sdxl",
+            XL,
+            sdxl_unet(layers_per_block=2, block_out_channels=(16, 24, 32), attention_head_dim=(2, 3, 4)),
+            XL_TEXTS,
+            EULER,
+            vae=sdxl_vae(),
+            index=XL_INDEX,
+        ),
         Family(
             "sdxl-refiner",
             "StableDiffusionXLImg2ImgPipeline",
@@ -248,6 +251,8 @@ FAMILIES = {
                 mid_block_type="UNetMidBlock2D",
                 transformer_layers_per_block=(1, (1, 2), (2, 2)),
                 reverse_transformer_layers_per_block=((2, 1, 3), (1, 2, 1), 1),
+                block_out_channels=(16, 16, 24),
+                attention_head_dim=(2, 2, 3),
             ),
             XL_TEXTS,
             EULER,

@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from common import ROOT  # noqa: E402  (sets the thread count before torch is imported)
 import goldens  # noqa: E402
+import parts  # noqa: E402
+import samplers  # noqa: E402
 from build import write_family  # noqa: E402
 from families import FAMILIES  # noqa: E402
 from noise import write as write_noise  # noqa: E402
@@ -28,6 +30,8 @@ def tasks():
     """Name to function, in the order of a full run."""
     table = {name: family_task(family) for name, family in FAMILIES.items() if name in goldens.PICTURES}
     table["emoji-sd"] = lambda args: goldens.bundled(args.bundled)
+    table["parts"] = lambda _args: parts.write()
+    table["samplers"] = lambda _args: samplers.write()
     table["noise"] = lambda _args: write_noise()
     return table
 

@@ -1,11 +1,12 @@
 """Goldens of whole pictures: diffusers' pipelines from noise to pixels, with everything they drew."""
 
+import inspect
 from dataclasses import dataclass, field
 
 import diffusers
 import torch
 
-from common import generator, randn, recorded_noise
+from common import generator, recorded_noise
 
 PROMPT, NEGATIVE = "a red apple on the table", "blurry, dark"
 
@@ -21,14 +22,15 @@ class Picture:
     guidance: float = 7.5
     seed: int = 42
     prompt: str = PROMPT
-    negative: str = NEGATIVE
+    negative: str | None = NEGATIVE
     options: dict = field(default_factory=dict)
 
 
 DDIM = ("DDIMScheduler", {})
 EULER = ("EulerDiscreteScheduler", {})
 
-# What each tensor in `<picture>.draws` was drawn for, in order; txt2img goes on with one draw a step.
+# What each tensor in `<picture>.draws` was drawn for, in order. Schedulers that add noise at every
+# step (ancestral, LCM) go on with one draw a step.
 DRAWS = {
     "txt2img": ["initial noise"],
     "img2img": ["sample of the image's latents", "noise added to them"],
@@ -40,15 +42,17 @@ DRAWS = {
         "sample of the masked image's latents",
     ],
     "pix2pix": ["initial noise"],
+    "refine": [],
 }
 
 CLASSES = {
-    ("txt2img", False): "StableDiffusionPipeline",
-    ("txt2img", True): "StableDiffusionXLPipeline",
-    ("img2img", False): "StableDiffusionImg2ImgPipeline",
-    ("img2img", True): "StableDiffusionXLImg2ImgPipeline",
-    ("inpaint", False): "StableDiffusionInpaintPipeline",
-    ("inpaint", True): "StableDiffusionXLInpaintPipeline",
+    "txt2img": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "img2img": ("StableDiffusionImg2ImgPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    "refine": (None, "StableDiffusionXLImg2ImgPipeline"),
+    "inpaint4": ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
+    "inpaint9": ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
+    "inpaint9_strength": ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
+    "pix2pix": ("StableDiffusionInstructPix2PixPipeline", None),
 }
 
 
@@ -67,12 +71,51 @@ def source_mask(height, width):
     return mask
 
 
-def pipeline_class(pipe, kind, is_xl):
-    """The diffusers class for a kind of picture; models of a kind of their own keep their class."""
-    kind = kind.split("9")[0].split("4")[0]
-    if kind == "pix2pix" or "LatentConsistency" in type(pipe).__name__:
-        return type(pipe)
-    return getattr(diffusers, CLASSES[kind, is_xl])
+def assemble(pipe, picture: Picture, is_xl):
+    """The pipeline for one picture, of the loaded model's parts."""
+    cls = type(pipe)
+    if "LatentConsistency" not in cls.__name__:
+        cls = getattr(diffusers, CLASSES[picture.kind][is_xl])
+    parts = {**pipe.config, **pipe.components, "requires_safety_checker": False, "add_watermarker": False}
+    name, changes = picture.scheduler or (type(pipe.scheduler).__name__, {})
+    parts["scheduler"] = getattr(diffusers, name).from_config(pipe.scheduler.config, **changes)
+    wanted = inspect.signature(cls.__init__).parameters
+    made = cls(**{k: v for k, v in parts.items() if k in wanted})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def call_arguments(picture: Picture, height, width):
+    """Keyword arguments of the pipeline call, and those of them that are tensors to store."""
+    kwargs = dict(
+        prompt=picture.prompt,
+        negative_prompt=picture.negative,
+        guidance_scale=picture.guidance,
+        num_inference_steps=picture.steps,
+        **picture.options,
+    )
+    inputs = {}
+    if picture.kind == "refine":
+        inputs["init_latents"] = kwargs["image"]
+    elif picture.kind != "txt2img":
+        inputs["init_image"] = kwargs["image"] = source_image(height, width)
+    if "inpaint" in picture.kind:
+        inputs["mask"] = kwargs["mask_image"] = source_mask(height, width)
+    if picture.kind == "txt2img" or "inpaint" in picture.kind:
+        kwargs.update(height=height, width=width)
+    return kwargs, inputs
+
+
+def nudge(kwargs, picture: Picture, size, amount):
+    """Moves the input of a call by `amount` times standard normal noise."""
+    g = generator(7)
+    if "image" in kwargs:
+        moved = kwargs["image"] + amount * torch.randn(kwargs["image"].shape, generator=g)
+        kwargs["image"] = moved if picture.kind == "refine" else moved.clamp(0, 1)
+    else:
+        shape = (1, 4, *size)
+        noise = torch.randn(shape, generator=generator(picture.seed))
+        kwargs["latents"] = noise + amount * torch.randn(shape, generator=g)
 
 
 def run(pipe, picture: Picture, height, width, is_xl, perturb=0.0):
@@ -80,62 +123,39 @@ def run(pipe, picture: Picture, height, width, is_xl, perturb=0.0):
 
     `timesteps` and `sigmas` are the scheduler's whole schedule; pictures from an image start at `first_step`.
     """
-    cls = pipeline_class(pipe, picture.kind, is_xl)
-    parts = dict(pipe.components)
-    if picture.scheduler:
-        name, changes = picture.scheduler
-        parts["scheduler"] = getattr(diffusers, name).from_config(pipe.scheduler.config, **changes)
-    else:
-        parts["scheduler"] = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    keep = set(cls.__init__.__annotations__) | set(cls._optional_components) | set(cls.__init__.__code__.co_varnames)
-    p = cls(**{k: v for k, v in parts.items() if k in keep})
-    p.set_progress_bar_config(disable=True)
-
-    inputs = {}
-    kwargs = dict(prompt=picture.prompt, guidance_scale=picture.guidance, num_inference_steps=picture.steps)
-    if "LatentConsistency" not in cls.__name__:
-        kwargs["negative_prompt"] = picture.negative
-    kwargs.update(picture.options)
-    if picture.kind != "txt2img" and "image" not in kwargs:
-        inputs["init_image"] = kwargs["image"] = source_image(height, width)
-        if "inpaint" in picture.kind:
-            inputs["mask"] = kwargs["mask_image"] = source_mask(height, width)
-    if picture.kind == "txt2img" or "inpaint" in picture.kind:
-        kwargs.update(height=height, width=width)
+    p = assemble(pipe, picture, is_xl)
+    kwargs, inputs = call_arguments(picture, height, width)
     if perturb:
-        inputs_g = generator(7)
-        if "image" in kwargs:
-            moved = kwargs["image"] + perturb * torch.randn(kwargs["image"].shape, generator=inputs_g)
-            kwargs["image"] = moved.clamp(0, 1)
-        else:
-            shape = (1, 4, height // p.vae_scale_factor, width // p.vae_scale_factor)
-            noise = torch.randn(shape, generator=generator(picture.seed))
-            kwargs["latents"] = noise + perturb * torch.randn(shape, generator=inputs_g)
-
+        nudge(kwargs, picture, (height // p.vae_scale_factor, width // p.vae_scale_factor), perturb)
+    wanted = inspect.signature(p.__call__).parameters
+    kwargs = {k: v for k, v in kwargs.items() if k in wanted}
     steps = []
 
     def keep_latents(_pipe, _i, _t, values):
         steps.append(values["latents"].clone())
         return {}
 
+    noise = generator(picture.seed)
+    if "latents" in kwargs:
+        # Later draws have to be those of the unmoved picture.
+        torch.randn(kwargs["latents"].shape, generator=noise)
     with recorded_noise() as draws:
-        image = p(
-            **kwargs, generator=generator(picture.seed), output_type="pt", callback_on_step_end=keep_latents
-        ).images
-    sigmas = getattr(p.scheduler, "sigmas", None)
+        result = p(**kwargs, generator=noise, output_type="pt", callback_on_step_end=keep_latents)
+    schedule = p.scheduler.timesteps
     tensors = {
         **inputs,
-        "draws": torch.cat(draws) if draws else torch.zeros(0),
-        "timesteps": p.scheduler.timesteps.double().float(),
+        "timesteps": schedule,
         "steps": torch.cat(steps),
         "latents": steps[-1],
-        "image": image,
+        "image": result.images,
     }
-    if sigmas is not None:
-        tensors["sigmas"] = sigmas
+    if draws:
+        tensors["draws"] = torch.cat(draws)
+    if getattr(p.scheduler, "sigmas", None) is not None:
+        tensors["sigmas"] = p.scheduler.sigmas
     config = {k: v for k, v in p.scheduler.config.items() if not k.startswith("_")}
     about = dict(
-        pipeline=cls.__name__,
+        pipeline=type(p).__name__,
         kind=picture.kind,
         steps=picture.steps,
         guidance=picture.guidance,
@@ -144,8 +164,9 @@ def run(pipe, picture: Picture, height, width, is_xl, perturb=0.0):
         negative=kwargs.get("negative_prompt"),
         options={k: v for k, v in picture.options.items() if not torch.is_tensor(v)},
         scheduler=dict(_class_name=type(p.scheduler).__name__, **config),
-        first_step=len(p.scheduler.timesteps) - len(steps),
-        draws=DRAWS.get(picture.kind, []),
+        # With denoising_end the pipeline cuts the end of the schedule instead.
+        first_step=0 if "denoising_end" in picture.options else len(schedule) - len(steps),
+        draws=DRAWS[picture.kind] + ["noise of a step"] * (len(draws) - len(DRAWS[picture.kind])),
         height=height,
         width=width,
     )

@@ -28,9 +28,9 @@ def _value(name, p, seed_name):
     # The last layer of each residual branch: smaller, so that depth does not blow the signal up.
     if any(k in name for k in ("conv2.", "to_out.0.", "ff.net.2.", "proj_out.", "out_proj.", "mlp.fc2.")):
         gain = 0.5
-    if "attn2." in name and "to_out" in name:
-        # The prompt has to change the picture.
-        gain = 1.0
+    if "add_embedding." in name or "time_emb_proj." in name or ("attn2." in name and "to_out" in name):
+        # The prompt, and the sizes that ride on the timestep, have to change the picture.
+        gain = 2.0
     return noise * (gain / fan_in**0.5)
 
 
@@ -49,7 +49,7 @@ def open_outer_skip(unet):
     """
     unet.conv_in.weight[:, :, 1, 1] *= 4.0
     last = unet.up_blocks[-1].resnets[-1].conv_shortcut
-    last.weight[:, -unet.conv_in.out_channels :] *= 4.0
+    last.weight[:, -unet.conv_in.out_channels :] *= 8.0
 
 
 def scale_output(layer, value, target, channels=slice(None)):
@@ -59,7 +59,7 @@ def scale_output(layer, value, target, channels=slice(None)):
     layer.bias[channels] *= factor
 
 
-def fit_denoiser(model, v_prediction, rows, forward, remainder=0.25):
+def fit_denoiser(model, v_prediction, rows, forward, remainder=0.8):
     """Fits `model.conv_out` so that the random network denoises, keeping a random part of std `remainder`.
 
     The layers before act as random features; the last one is a ridge regression onto the noise (or v)
@@ -70,7 +70,7 @@ def fit_denoiser(model, v_prediction, rows, forward, remainder=0.25):
     open_outer_skip(model)
     out = model.conv_out
     random_weight, random_bias = out.weight.clone(), out.bias.clone()
-    features, targets = [], []
+    features, targets, importance = [], [], []
     hook = out.register_forward_pre_hook(lambda _m, args: features.append(args[0]))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
@@ -80,12 +80,15 @@ def fit_denoiser(model, v_prediction, rows, forward, remainder=0.25):
         a, s = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
         forward(a * clean + s * noise, torch.full((rows,), float(t)))
         targets.append(a * noise - s * clean if v_prediction else noise)
+        # An error of the noise counts by what it does to the clean part: with sigma, bounded.
+        importance.append(torch.full((rows * 12 * 16, 1), float(s / a) ** 0.5))
     hook.remove()
     columns = torch.cat([torch.nn.functional.unfold(f, 3, padding=1).transpose(1, 2).flatten(0, 1) for f in features])
     columns = torch.cat([columns, torch.ones(len(columns), 1)], 1).double()
     target = torch.cat([t.flatten(2).transpose(1, 2).flatten(0, 1) for t in targets]).double()
-    gram = columns.T @ columns + 1e-3 * len(columns) * torch.eye(columns.shape[1], dtype=torch.float64)
-    fitted = torch.linalg.solve(gram, columns.T @ target).float()
+    weight = torch.ones(1) if v_prediction else torch.cat(importance).double()
+    ridge = 1e-3 * len(columns) * torch.eye(columns.shape[1], dtype=torch.float64)
+    fitted = torch.linalg.solve((columns * weight).T @ columns + ridge, (columns * weight).T @ target).float()
     spread = torch.nn.functional.conv2d(torch.cat(features), random_weight, random_bias, padding=1).std()
     out.weight.copy_(fitted[:-1].T.reshape(out.weight.shape) + random_weight * (remainder / spread))
     out.bias.copy_(fitted[-1])
