@@ -55,10 +55,15 @@ def save_tensors(path, tensors):
     path.chmod(0o644)
 
 
-def save_json(path, value):
-    """Writes JSON that diffs well: sorted keys, one trailing newline."""
+def save_json(path, value, indent=1):
+    """Writes JSON that diffs well: sorted keys, one trailing newline. With `indent` None a list's entry is a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    if indent is None:
+        entry = lambda v: json.dumps(v, sort_keys=True, ensure_ascii=True)  # noqa: E731
+        text = ",\n".join(f'"{k}": [\n' + ",\n".join(map(entry, value[k])) + "\n]" for k in sorted(value))
+        path.write_text("{\n" + text + "\n}\n")
+    else:
+        path.write_text(json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path):

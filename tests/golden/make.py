@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import ROOT  # noqa: E402  (sets the thread count before torch is imported)
 import goldens  # noqa: E402
 import parts  # noqa: E402
+import prompts  # noqa: E402
 import samplers  # noqa: E402
 from build import write_family  # noqa: E402
 from families import FAMILIES  # noqa: E402
@@ -32,6 +33,8 @@ def tasks():
     table["emoji-sd"] = lambda args: goldens.bundled(args.bundled)
     table["parts"] = lambda _args: parts.write()
     table["samplers"] = lambda _args: samplers.write()
+    table["prompts"] = lambda _args: prompts.write()
+    table["clip"] = lambda _args: prompts.write_vocabulary()
     table["noise"] = lambda _args: write_noise()
     return table
 
