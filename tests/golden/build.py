@@ -86,8 +86,14 @@ def unet_extras(family: Family, rows):
     return extras
 
 
-def save(model, folder, name, prefix=""):
-    """Weights as fp16 with the published key names, and the config without traces of this run."""
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def save(model, folder, name, prefix="", rename=()):
+    """Weights as fp16 with the published key names, and the config without traces of this run.
+
+    `rename` lists (new, old) parts of key names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, safe_serialization=True)
     (path,) = folder.glob("*.safetensors")
@@ -96,6 +102,8 @@ def save(model, folder, name, prefix=""):
         # transformers 5 drops the prefix that every published text encoder has.
         if prefix and not key.startswith((prefix, "text_projection.")):
             key = prefix + key
+        for new, old in rename:
+            key = key.replace(f".{new}.", f".{old}.")
         tensors[key] = value.half().contiguous()
     if "quick_gelu" in name:
         # Files saved before 2023 carry the position numbers as a tensor: loaders must pass over it.
@@ -127,7 +135,8 @@ def write_family(family: Family):
         write_tokenizer(folder / tokenizer, pad=spec.pad, split_pad=spec.split_pad)
         index[part] = ["transformers", type(model).__name__]
         index[tokenizer] = ["transformers", "CLIPTokenizer"]
-    save(autoencoder(family.vae, f"vae-{family.vae['layers_per_block']}"), folder / "vae", "vae")
+    vae = autoencoder(family.vae, f"vae-{family.vae['layers_per_block']}")
+    save(vae, folder / "vae", "vae", rename=OLD_NAMES.items() if family.old_vae_names else ())
     save(unet(family, f"{family.name}/unet"), folder / "unet", "unet")
     index["vae"] = ["diffusers", "AutoencoderKL"]
     index["unet"] = ["diffusers", "UNet2DConditionModel"]

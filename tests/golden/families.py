@@ -139,6 +139,8 @@ class Family:
     scheduler: tuple
     vae: dict = field(default_factory=vae)
     index: dict = field(default_factory=dict)
+    # Autoencoders published before 2023 name the projections of their attention query, key, value and proj_attn.
+    old_vae_names: bool = False
     height: int = 48
     width: int = 64
 
@@ -183,6 +185,7 @@ FAMILIES = {
             sd1_unet(down_block_types=(CROSS,) * 3, up_block_types=(UP_CROSS,) * 3, mid_block_type=None),
             (CLIP_L,),
             PNDM,
+            old_vae_names=True,
         ),
         Family("sd21-base", SD, sd2_unet(), (OPEN_CLIP_H,), PNDM),
         Family(

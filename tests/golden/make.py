@@ -8,10 +8,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import ROOT  # noqa: E402  (sets the thread count before torch is imported)
+import embeddings  # noqa: E402
 import goldens  # noqa: E402
 import parts  # noqa: E402
 import prompts  # noqa: E402
 import samplers  # noqa: E402
+import singlefile  # noqa: E402
 from build import write_family  # noqa: E402
 from families import FAMILIES  # noqa: E402
 from noise import write as write_noise  # noqa: E402
@@ -35,6 +37,8 @@ def tasks():
     table["samplers"] = lambda _args: samplers.write()
     table["prompts"] = lambda _args: prompts.write()
     table["clip"] = lambda _args: prompts.write_vocabulary()
+    table["singlefile"] = lambda _args: singlefile.write()
+    table["embeddings"] = lambda _args: embeddings.write()
     table["noise"] = lambda _args: write_noise()
     return table
 
