@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Backend plugins: what hardware there is, which libraries are found, which of them may run, and the opening of one.
+//!
+//! ```text
+//! Search ─ scan ─► Catalog ─ report ─► Report (every file: chosen, available, skipped or refused, and why)
+//!                     └───── open(Choice, HostRef) ─► Opened { id, device, backend }
+//! ```
+//!
+//! A library is never opened before its file was checked ([`precheck`], [`trust`]), never twice under the same path,
+//! and never closed. [`Opened::backend`] is the interface's own trait object, whether the plugin runs in this process or
+//! in a child; every answer passes [`vetted`], so callers need not distrust a description or an output.
+
+mod catalog;
+mod control;
+mod error;
+pub mod hardware;
+mod load;
+pub mod precheck;
+mod report;
+mod trust;
+mod vetted;
+
+pub use backend_api;
+pub use catalog::{Catalog, Choice, Isolate, Opened, Search};
+pub use control::{Cancel, control, host_ref, tracing_host};
+pub use error::PluginError;
+pub use report::{DeviceReport, OfferReport, PluginReport, Report, State};
+pub use trust::Trust;

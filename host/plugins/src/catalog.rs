@@ -1,0 +1,384 @@
+//! The search for plugins, the choice among them, and the opening of one.
+
+use crate::{
+    PluginError,
+    hardware::{self, label},
+    load::{self, Description, file_name},
+    precheck,
+    report::{OfferReport, PluginReport, Report, State},
+    trust::{self, Trust},
+    vetted::vetted,
+};
+use backend_api::{BackendBox, HostRef, HwDevice, Param};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// When a plugin runs in a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolate {
+    /// The CPU plugin that lies beside the program runs in its process, every other in one of its own.
+    #[default]
+    Auto,
+    /// Every plugin runs in a process of its own.
+    Always,
+    /// Every plugin runs in this process.
+    Never,
+}
+
+/// Where to look, and how carefully.
+#[derive(Debug, Clone, Default)]
+pub struct Search {
+    /// Folders to look in. When empty: `plugins` beside the program and, in a source tree, the program's own folder; and
+    /// `/usr/lib/sd-worker/plugins`.
+    pub dirs: Vec<PathBuf>,
+    /// Who may own the libraries.
+    pub trust: Trust,
+    /// When to isolate. Counts only with [`Search::child`].
+    pub isolate: Isolate,
+    /// The command that runs [`crate::child_main`], to which arguments are appended. `None` = everything in this process.
+    pub child: Option<Vec<OsString>>,
+    /// A folder for the answers of earlier probes; `None` = each scan asks anew.
+    pub cache: Option<PathBuf>,
+    /// The machine; `None` = look.
+    pub hardware: Option<Vec<HwDevice>>,
+}
+
+/// A wish for a backend.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// A plugin's id; `None` = the best. Plugins for tests are only taken when named.
+    pub backend: Option<String>,
+    /// A device: `cpu`, `cuda`, `cuda:1`, a PCI address; `None` = any.
+    pub device: Option<String>,
+    /// Options for `open`, such as `threads`.
+    pub options: Vec<Param>,
+}
+
+/// An opened backend.
+pub struct Opened {
+    /// The plugin's id.
+    pub id: String,
+    /// The plugin's version.
+    pub version: String,
+    /// The file's name.
+    pub file: String,
+    /// The device's label, such as `cpu` or `cuda:0`.
+    pub device: String,
+    /// The device as the host sees it.
+    pub hardware: HwDevice,
+    /// Why this plugin takes this device, in its own words.
+    pub why: String,
+    /// Whether it runs in a process of its own.
+    pub isolated: bool,
+    /// Better choices that failed, best first.
+    pub failed: Vec<PluginError>,
+    /// The device. Everything made from it is to be dropped by the thread that drives it.
+    pub backend: BackendBox,
+}
+
+/// One file that was found.
+struct Entry {
+    path: PathBuf,
+    isolated: bool,
+    outcome: Result<Description, PluginError>,
+}
+
+/// What a search found.
+pub struct Catalog {
+    hardware: Vec<HwDevice>,
+    entries: Vec<Entry>,
+}
+
+/// A plugin for a device, by place in the catalogue.
+#[derive(Clone, Copy)]
+struct Candidate {
+    entry: usize,
+    claim: usize,
+}
+
+impl Catalog {
+    /// Looks for plugins and asks each one. Takes some milliseconds per file; never fails, since every file's fault stands
+    /// in the report.
+    pub fn scan(search: &Search) -> Self {
+        let hardware = search.hardware.clone().unwrap_or_else(hardware::hardware);
+        let shipped = own_folders();
+        let entries = files(search)
+            .into_iter()
+            .map(|path| {
+                let isolated = isolated(search, &path, &shipped);
+                let outcome = examine(search, &path, &hardware);
+                if let Err(e) = &outcome {
+                    tracing::debug!(code = e.code(), "{e}");
+                }
+                Entry { path, isolated, outcome }
+            })
+            .collect();
+        Catalog { hardware, entries }
+    }
+
+    /// The machine's devices, in the order that offers refer to.
+    pub fn hardware(&self) -> &[HwDevice] {
+        &self.hardware
+    }
+
+    /// The fitting plugins, best first.
+    fn candidates(&self, choice: &Choice) -> Vec<Candidate> {
+        let mut found: Vec<(u32, &str, Candidate)> = Vec::new();
+        for (entry, e) in self.entries.iter().enumerate() {
+            let Ok(about) = &e.outcome else { continue };
+            let named = choice.backend.as_deref() == Some(about.id.as_str());
+            if !named && (about.test_only || choice.backend.is_some()) {
+                continue;
+            }
+            for (claim, offer) in about.offers.iter().enumerate() {
+                let fits =
+                    choice.device.as_deref().is_none_or(|wish| hardware::matches(&self.hardware[offer.hardware], wish));
+                if fits && offer.score > 0 {
+                    found.push((offer.score, &about.version, Candidate { entry, claim }));
+                }
+            }
+        }
+        // The best score; among equals the newer version, then the first device.
+        found.sort_by(|(a, va, _), (b, vb, _)| b.cmp(a).then_with(|| version(vb).cmp(&version(va))));
+        found.into_iter().map(|(_, _, candidate)| candidate).collect()
+    }
+
+    /// Every file and what became of it under this wish.
+    pub fn report(&self, choice: &Choice) -> Report {
+        let candidates = self.candidates(choice);
+        let mut plugins: Vec<PluginReport> =
+            (0..self.entries.len()).map(|entry| self.plugin_report(entry, &candidates, choice)).collect();
+        plugins.sort_by(|a, b| a.state.cmp(&b.state).then_with(|| a.file.cmp(&b.file)));
+        Report { hardware: self.hardware.iter().map(Into::into).collect(), plugins }
+    }
+
+    fn plugin_report(&self, entry: usize, candidates: &[Candidate], choice: &Choice) -> PluginReport {
+        let Entry { path, isolated, outcome } = &self.entries[entry];
+        let mut report = PluginReport {
+            file: file_name(path),
+            path: path.clone(),
+            state: State::Refused,
+            reason: String::new(),
+            remedy: None,
+            code: None,
+            id: String::new(),
+            vendor: String::new(),
+            version: String::new(),
+            interface: String::new(),
+            test_only: false,
+            isolated: *isolated,
+            offers: Vec::new(),
+        };
+        let about = match outcome {
+            Ok(about) => about.clone(),
+            Err(e) => {
+                (report.reason, report.remedy, report.code) = (e.to_string(), Some(e.remedy()), Some(e.code()));
+                return report;
+            }
+        };
+        let place = candidates.iter().position(|c| c.entry == entry);
+        let best = about.offers.iter().max_by_key(|o| o.score);
+        (report.state, report.reason, report.remedy) = match (place, best) {
+            (Some(0), _) => {
+                let claim = &about.offers[candidates[0].claim];
+                (State::Chosen, format!("{}: {}", claim.device, claim.why), None)
+            }
+            (Some(place), _) => {
+                let claim = &about.offers[candidates[place].claim];
+                let reason = format!("{}: {} (tried if {} better fail)", claim.device, claim.why, place);
+                (State::Available, reason, Some(format!("--backend {} takes it", about.id)))
+            }
+            (None, _) if about.test_only && choice.backend.is_none() => {
+                (State::Skipped, "for tests only".to_owned(), Some(format!("--backend {} takes it", about.id)))
+            }
+            (None, Some(best)) if best.score == 0 => (State::Skipped, best.why.clone(), None),
+            (None, Some(_)) => (State::Skipped, "another backend or device was asked for".to_owned(), None),
+            (None, None) => (State::Skipped, "it knows none of this machine's devices".to_owned(), None),
+        };
+        let offer = |claim: &load::Claim| OfferReport {
+            device: claim.device.clone(),
+            score: claim.score,
+            why: claim.why.clone(),
+        };
+        report.offers = about.offers.iter().map(offer).collect();
+        (report.id, report.vendor, report.version) = (about.id, about.vendor, about.version);
+        (report.interface, report.test_only) = (about.interface, about.test_only);
+        report
+    }
+
+    /// Opens the best plugin that fits, or the next best when that one fails. Call it on the thread that will drive the
+    /// device. `host` makes the services for a plugin's id, such as [`crate::tracing_host`].
+    pub fn open(&self, choice: &Choice, host: &dyn Fn(&str) -> HostRef) -> Result<Opened, PluginError> {
+        let mut failed = Vec::new();
+        for candidate in self.candidates(choice) {
+            match self.open_one(candidate, choice, host) {
+                Ok(opened) => return Ok(Opened { failed, ..opened }),
+                Err(e) => {
+                    tracing::warn!(code = e.code(), "{e}; trying the next backend");
+                    failed.push(e);
+                }
+            }
+        }
+        Err(self.nothing(choice, failed))
+    }
+
+    fn open_one(
+        &self,
+        candidate: Candidate,
+        choice: &Choice,
+        host: &dyn Fn(&str) -> HostRef,
+    ) -> Result<Opened, PluginError> {
+        let entry = &self.entries[candidate.entry];
+        let about = entry.outcome.as_ref().map_err(Clone::clone)?;
+        let claim = &about.offers[candidate.claim];
+        let hardware = &self.hardware[claim.hardware];
+        let services = host(&about.id);
+        let backend = {
+            let library = load::open(&entry.path)?;
+            (library.module.open())(hardware, choice.options.as_slice().into(), services).into_result()
+        };
+        let device = label(hardware).to_owned();
+        let backend = backend.map_err(|error| PluginError::Open {
+            id: about.id.clone(),
+            device: device.clone(),
+            error: backend_api::AbiError {
+                message: crate::error::clean(&error.message, 500).into(),
+                detail: crate::error::clean(&error.detail, 4000).into(),
+                ..error
+            },
+        })?;
+        Ok(Opened {
+            id: about.id.clone(),
+            version: about.version.clone(),
+            file: file_name(&entry.path),
+            device,
+            hardware: hardware.clone(),
+            why: claim.why.clone(),
+            isolated: entry.isolated,
+            failed: Vec::new(),
+            backend: vetted(backend),
+        })
+    }
+
+    /// The error for a wish that nothing fulfilled.
+    fn nothing(&self, choice: &Choice, mut failed: Vec<PluginError>) -> PluginError {
+        if failed.len() == 1 {
+            return failed.remove(0);
+        }
+        if !failed.is_empty() {
+            let reasons: Vec<String> = failed.iter().map(ToString::to_string).collect();
+            let remedy = failed[0].remedy();
+            return PluginError::NoChoice { reason: format!("every backend failed: {}", reasons.join("; ")), remedy };
+        }
+        let usable = || self.entries.iter().filter_map(|e| e.outcome.as_ref().ok());
+        let ids: BTreeSet<&str> = usable().filter(|a| !a.test_only).map(|a| a.id.as_str()).collect();
+        let devices: Vec<&str> = self.hardware.iter().map(label).collect();
+        let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let (reason, remedy) = match (&choice.backend, &choice.device) {
+            (Some(id), _) if !usable().any(|a| a.id == *id) => (
+                format!(
+                    "there is no backend `{}`; found: {}",
+                    crate::error::clean(id, 40),
+                    list(ids.into_iter().collect())
+                ),
+                "`sd-worker backend list` shows every file and why it is refused",
+            ),
+            (_, Some(device)) => (
+                format!(
+                    "no backend offers device `{}`; this machine has: {}",
+                    crate::error::clean(device, 40),
+                    list(devices)
+                ),
+                "`sd-worker backend list` shows what each backend offers",
+            ),
+            (Some(id), None) => {
+                (format!("backend `{id}` offers no device of this machine"), "`sd-worker backend list` says why")
+            }
+            (None, None) if self.entries.is_empty() => (
+                "no backend plugin was found".to_owned(),
+                "build one (cargo build --release -p sd-backend-candle-cpu), or name its folder with --plugin-dir",
+            ),
+            (None, None) => (
+                "no backend plugin fits this machine".to_owned(),
+                "`sd-worker backend list` shows every file and why it is skipped or refused",
+            ),
+        };
+        PluginError::NoChoice { reason, remedy: remedy.to_owned() }
+    }
+}
+
+/// Checks a file and asks it what it is.
+fn examine(search: &Search, path: &Path, hardware: &[HwDevice]) -> Result<Description, PluginError> {
+    precheck::check(path).map_err(|reason| PluginError::NotALibrary { file: file_name(path), reason })?;
+    trust::check(path, search.trust)?;
+    load::describe(load::open(path)?, path, hardware)
+}
+
+/// Numbers of a version text, for comparing: `1.10` is newer than `1.9`.
+fn version(text: &str) -> Vec<u64> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+/// The program's own folder and the `plugins` folder in it, canonical.
+fn own_folders() -> Vec<PathBuf> {
+    let exe = std::env::current_exe().and_then(std::fs::canonicalize).ok();
+    let Some(folder) = exe.as_deref().and_then(Path::parent) else { return Vec::new() };
+    vec![folder.join("plugins"), folder.to_owned()]
+}
+
+/// Whether a plugin is to run in a process of its own.
+fn isolated(search: &Search, path: &Path, shipped: &[PathBuf]) -> bool {
+    let ours = || {
+        path.parent().is_some_and(|folder| shipped.iter().any(|s| s == folder))
+            && stem(path).is_some_and(|s| s.starts_with("candle_cpu"))
+    };
+    search.child.is_some()
+        && match search.isolate {
+            Isolate::Always => true,
+            Isolate::Never => false,
+            Isolate::Auto => !ours(),
+        }
+}
+
+/// `x` of `libsd_backend_x.so` and its like on other systems.
+fn stem(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_suffix(std::env::consts::DLL_SUFFIX)?.strip_prefix(std::env::consts::DLL_PREFIX)?;
+    name.strip_prefix("sd_backend_")
+}
+
+/// The libraries in the folders of a search, canonical and each once. The working directory is never searched.
+fn files(search: &Search) -> Vec<PathBuf> {
+    let mut dirs = search.dirs.clone();
+    if dirs.is_empty() {
+        let own = own_folders();
+        // Cargo's mark of a build folder: only there do libraries lie beside the program itself.
+        let source_tree = |dir: &&PathBuf| dir.ends_with("plugins") || dir.join(".fingerprint").is_dir();
+        dirs.extend(own.iter().filter(source_tree).cloned());
+        dirs.push(PathBuf::from("/usr/lib/sd-worker/plugins"));
+    }
+    let mut found: Vec<PathBuf> = Vec::new();
+    for dir in dirs {
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if search.dirs.is_empty() && e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => {
+                tracing::warn!("the plugin folder {} cannot be read: {}", dir.display(), e.kind());
+                continue;
+            }
+        };
+        let mut names: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| stem(p).is_some()).collect();
+        names.sort();
+        for path in names {
+            // A dangling link stays as it is, so that the report can name it.
+            let path = std::fs::canonicalize(&path).unwrap_or(path);
+            if !found.contains(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,90 @@
+//! The processor: name, features, cores, memory nodes, memory.
+
+use super::read;
+use backend_api::{HwDevice, HwKind, Param};
+use std::{collections::BTreeSet, path::Path};
+
+pub(super) fn device(root: &Path) -> HwDevice {
+    let info = read(&root.join("proc/cpuinfo")).unwrap_or_default();
+    let field = |key: &str| {
+        info.lines().filter_map(|l| l.split_once(':')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_owned())
+    };
+    let name = field("model name")
+        .or_else(|| field("Model"))
+        .unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = physical_cores(root).map_or(threads, |cores| cores.min(threads)).max(1);
+    let params = vec![
+        Param::new("cores", cores),
+        Param::new("threads", threads),
+        Param::new("numa_nodes", count(&root.join("sys/devices/system/node"), "node").max(1)),
+    ];
+    let mut device = super::device(HwKind::CPU, "cpu", 0, name, features(&field("flags").unwrap_or_default()), params);
+    device.mem_total = memory(root);
+    device
+}
+
+/// Different (package, core) pairs. `None` where the kernel does not say.
+fn physical_cores(root: &Path) -> Option<usize> {
+    let entries = std::fs::read_dir(root.join("sys/devices/system/cpu")).ok()?;
+    let cores: BTreeSet<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let topology = entry.path().join("topology");
+            Some((read(&topology.join("physical_package_id"))?, read(&topology.join("core_id"))?))
+        })
+        .collect();
+    (!cores.is_empty()).then_some(cores.len())
+}
+
+/// Entries `prefix` + number in a folder.
+fn count(folder: &Path, prefix: &str) -> usize {
+    let numbered =
+        |name: &str| name.strip_prefix(prefix).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    std::fs::read_dir(folder)
+        .map_or(0, |entries| entries.flatten().filter(|e| e.file_name().to_str().is_some_and(numbered)).count())
+}
+
+/// Installed memory in bytes, or the limit of our control group when that is smaller; 0 where unknown.
+fn memory(root: &Path) -> u64 {
+    let installed = read(&root.join("proc/meminfo"))
+        .and_then(|text| {
+            let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        })
+        .map_or(0, |kib| kib.saturating_mul(1024));
+    let limits = ["sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = limits.iter().filter_map(|file| read(&root.join(file))?.parse::<u64>().ok()).min();
+    match (installed, limit) {
+        (0, Some(limit)) => limit,
+        (installed, Some(limit)) => installed.min(limit),
+        (installed, None) => installed,
+    }
+}
+
+/// Instruction sets that the processor has *and* the system saves registers for. Names as in the kernel's `flags`.
+fn features(flags: &str) -> Vec<String> {
+    let mut found: Vec<&str> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! detect { ($($name:literal => $flag:tt),* $(,)?) => { $(if std::is_x86_feature_detected!($flag) { found.push($name); })* } }
+        detect!(
+            "sse4_2" => "sse4.2", "avx" => "avx", "avx2" => "avx2", "fma" => "fma", "f16c" => "f16c",
+            "avx_vnni" => "avxvnni", "avx512f" => "avx512f", "avx512bw" => "avx512bw", "avx512dq" => "avx512dq",
+            "avx512vl" => "avx512vl", "avx512_vnni" => "avx512vnni", "avx512_bf16" => "avx512bf16",
+            "avx512_fp16" => "avx512fp16",
+        );
+        // The standard library does not detect these in stable Rust; the kernel lists what it supports.
+        let listed = |flag: &&str| flags.split_ascii_whitespace().any(|f| f == *flag);
+        found.extend(["amx_tile", "amx_bf16", "amx_int8", "amx_fp16"].iter().filter(|f| listed(f)));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let _ = flags;
+        macro_rules! detect { ($($name:literal => $flag:tt),* $(,)?) => { $(if std::arch::is_aarch64_feature_detected!($flag) { found.push($name); })* } }
+        detect!("neon" => "neon", "fp16" => "fp16", "dotprod" => "dotprod", "bf16" => "bf16", "i8mm" => "i8mm", "sve" => "sve", "sve2" => "sve2");
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = flags;
+    found.into_iter().map(str::to_owned).collect()
+}

@@ -1,0 +1,112 @@
+//! What the search found, for people and programs: `sd-worker backend list`, `doctor`, `GET /v1/backends`.
+
+use backend_api::{HwDevice, HwKind, find};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Everything found, and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The machine.
+    pub hardware: Vec<DeviceReport>,
+    /// Every file, the chosen one first.
+    pub plugins: Vec<PluginReport>,
+}
+
+/// One device.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceReport {
+    /// What `--device` takes.
+    pub device: String,
+    /// `cpu`, `gpu`, `igpu` or `npu`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Its memory in bytes; 0 = unknown.
+    pub memory_bytes: u64,
+    /// Its PCI address, or empty.
+    pub bus_id: String,
+    /// What it can do.
+    pub features: Vec<String>,
+    /// Cores, threads, memory nodes, driver version: what is known.
+    pub params: std::collections::BTreeMap<String, String>,
+}
+
+impl From<&HwDevice> for DeviceReport {
+    fn from(device: &HwDevice) -> Self {
+        DeviceReport {
+            device: find(&device.params, "label").unwrap_or_default().to_owned(),
+            kind: match device.kind {
+                HwKind::CPU => "cpu",
+                HwKind::GPU => "gpu",
+                HwKind::IGPU => "igpu",
+                HwKind::NPU => "npu",
+                _ => "other",
+            },
+            name: device.name.to_string(),
+            memory_bytes: device.mem_total,
+            bus_id: device.bus_id.to_string(),
+            features: device.features.iter().map(ToString::to_string).collect(),
+            params: device.params.iter().map(|p| (p.key.to_string(), p.value.to_string())).collect(),
+        }
+    }
+}
+
+/// What became of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is the first choice.
+    Chosen,
+    /// It could run here, and is tried when better ones fail.
+    Available,
+    /// It does not fit this machine or this wish.
+    Skipped,
+    /// It may not run.
+    Refused,
+}
+
+/// One file.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginReport {
+    /// The file's name.
+    pub file: String,
+    /// Where it lies; not serialized, since answers over the network name no folders.
+    #[serde(skip)]
+    pub path: PathBuf,
+    /// What became of it.
+    pub state: State,
+    /// Why.
+    pub reason: String,
+    /// What the operator can do, where there is something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// A stable code, for a refused file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// Its id; empty when it could not be asked.
+    pub id: String,
+    /// Who ships it.
+    pub vendor: String,
+    /// Its version.
+    pub version: String,
+    /// The interface version that it was built against.
+    pub interface: String,
+    /// Whether it is for tests only.
+    pub test_only: bool,
+    /// Whether it runs in a process of its own.
+    pub isolated: bool,
+    /// What it offers.
+    pub offers: Vec<OfferReport>,
+}
+
+/// One offer.
+#[derive(Debug, Clone, Serialize)]
+pub struct OfferReport {
+    /// The device.
+    pub device: String,
+    /// 0 = cannot; the higher the better.
+    pub score: u32,
+    /// The plugin's reason.
+    pub why: String,
+}
