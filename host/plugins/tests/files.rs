@@ -50,7 +50,7 @@ fn strangers_are_told_what_they_are() {
         (&[0xcf, 0xfa, 0xed, 0xfe, 0x0c, 0, 0, 1, 0, 0], "Mach-O) for aarch64"),
         (&[0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, 2], "Mach-O) for several processors"),
         (&windows, "PE) for x86_64"),
-        (&[7; 4096], "no library of a known format"),
+        (&[0xfe; 4096], "no library of a known format"),
         (b"\x7fELF\x01\x01\x01", "32-bit"),
         (b"\x7fELF", "32-bit"),
         (&arm, "an ELF file for aarch64"),
@@ -108,7 +108,7 @@ fn broken_headers_never_crash_the_check() {
         state
     };
     let mut refusals = 0;
-    for _ in 0..2000 {
+    for _ in 0..600 {
         let mut broken = whole[..whole.len().min(1 << 20)].to_vec();
         for _ in 0..1 + next() % 4 {
             let at = (next() % 4096) as usize;
@@ -117,7 +117,7 @@ fn broken_headers_never_crash_the_check() {
         std::fs::write(&path, &broken).unwrap();
         refusals += u32::from(precheck::check(&path).is_err());
     }
-    assert!(refusals > 50, "{refusals}");
+    assert!(refusals > 15, "{refusals}");
 }
 
 #[test]
