@@ -1,0 +1,13 @@
+//! From networks to a backend: loading, sessions, memory.
+
+mod backend;
+mod decode;
+mod diffusion;
+mod emphasis;
+mod memory;
+mod model;
+mod text;
+mod tiles;
+
+pub use backend::CandleBackend;
+pub use memory::system as system_memory;
