@@ -57,11 +57,7 @@ impl ClipConfig {
         match self.hidden_act.as_str() {
             "quick_gelu" => Ok(Act::QuickGelu),
             "gelu" => Ok(Act::Gelu),
-            other => Err(Error::Architecture {
-                part: part.to_owned(),
-                field: "hidden_act",
-                value: other.to_owned(),
-            }),
+            other => Err(Error::Architecture { part: part.to_owned(), field: "hidden_act", value: other.to_owned() }),
         }
     }
 }

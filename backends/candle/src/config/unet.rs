@@ -149,9 +149,8 @@ impl UnetConfig {
                 return Err(Error::config(PART, format!("`{field}` = {kernel} is not 1, 3, 5 or 7")));
             }
         }
-        let refuse = |field, value: &str| {
-            Err(Error::Architecture { part: PART.to_owned(), field, value: value.to_owned() })
-        };
+        let refuse =
+            |field, value: &str| Err(Error::Architecture { part: PART.to_owned(), field, value: value.to_owned() });
         if !matches!(self.act_fn.as_str(), "silu" | "swish") {
             return refuse("act_fn", &self.act_fn);
         }

@@ -199,11 +199,13 @@ impl Decoder {
         let mut inputs = last;
         for (i, width) in widths.iter().rev().enumerate() {
             let b = b.pp("up_blocks").pp(i);
-            let sampler = (i + 1 < widths.len()).then(|| Upsample::new(&b.pp("upsamplers").pp(0), *width)).transpose()?;
+            let sampler =
+                (i + 1 < widths.len()).then(|| Upsample::new(&b.pp("upsamplers").pp(0), *width)).transpose()?;
             levels.push((resnets(&b, config.layers_per_block + 1, inputs, *width, spec)?, sampler));
             inputs = *width;
         }
-        let quant = config.use_post_quant_conv.then(|| root.conv("post_quant_conv", ConvSpec::same(latents, latents, 1)));
+        let quant =
+            config.use_post_quant_conv.then(|| root.conv("post_quant_conv", ConvSpec::same(latents, latents, 1)));
         Ok(Decoder {
             quant: quant.transpose()?,
             conv_in: b.conv("conv_in", ConvSpec::same(latents, last, 3))?,

@@ -92,8 +92,10 @@ impl Clip {
         config.check(&part)?;
         let w = config.hidden_size;
         // Some tools save without the outer level.
-        let root = if b.vars.has("text_model.embeddings.token_embedding.weight") { b.pp("text_model") } else { b.clone() };
-        let layers = (0..config.num_hidden_layers).map(|i| Layer::new(&root.pp("encoder.layers").pp(i), &config, &part));
+        let root =
+            if b.vars.has("text_model.embeddings.token_embedding.weight") { b.pp("text_model") } else { b.clone() };
+        let layers =
+            (0..config.num_hidden_layers).map(|i| Layer::new(&root.pp("encoder.layers").pp(i), &config, &part));
         let projection = match b.vars.shape("text_projection.weight") {
             Some(shape) => {
                 let outputs = shape.first().copied().unwrap_or(0);

@@ -91,7 +91,12 @@ pub struct Downsample(Box<dyn Conv2d>);
 impl Downsample {
     /// `padding` 0 pads after the last row and column only, as autoencoders do.
     pub fn new(b: &Builder<'_>, channels: usize, padding: usize) -> Result<Self> {
-        let spec = ConvSpec { stride: 2, pad_before: padding, pad_after: padding.max(1), ..ConvSpec::same(channels, channels, 3) };
+        let spec = ConvSpec {
+            stride: 2,
+            pad_before: padding,
+            pad_after: padding.max(1),
+            ..ConvSpec::same(channels, channels, 3)
+        };
         Ok(Downsample(b.conv("conv", spec)?))
     }
 

@@ -95,7 +95,8 @@ impl Unet {
             channels = level.channels;
             skips.extend(std::iter::repeat_n(channels, level.layers));
             let last = i + 1 == levels.len();
-            let sampler = (!last).then(|| Downsample::new(&b.pp("downsamplers").pp(0), channels, config.downsample_padding));
+            let sampler =
+                (!last).then(|| Downsample::new(&b.pp("downsamplers").pp(0), channels, config.downsample_padding));
             if !last {
                 skips.push(channels);
             }
@@ -268,7 +269,10 @@ impl Unet {
                 let ids = item.time_ids.ok_or_else(|| Error::invalid("the extra input `time_ids` is missing"))?;
                 if pooled.len() + ids.len() * size != inputs {
                     let wanted = inputs.saturating_sub(pooled.len()) / size.max(1);
-                    return Err(Error::invalid(format!("`time_ids` has {} values, the model takes {wanted}", ids.len())));
+                    return Err(Error::invalid(format!(
+                        "`time_ids` has {} values, the model takes {wanted}",
+                        ids.len()
+                    )));
                 }
                 values.extend_from_slice(pooled);
                 values.extend(waves(ids, size));

@@ -7,9 +7,7 @@ use super::{
 use crate::{Error, Result, ops::Ops};
 use backend_api::{AbiError, Ctl, MemReport, ModelPlan, ModelSource, author};
 use rayon::ThreadPool;
-use std::sync::{
-    Arc, Mutex, PoisonError, Weak,
-};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A device with its operations and the threads that run them.
 pub struct CandleBackend {
@@ -21,7 +19,8 @@ pub struct CandleBackend {
 impl CandleBackend {
     /// `threads`: how many compute; at least one.
     pub fn new(ops: Arc<dyn Ops>, threads: usize) -> Result<Self> {
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("sd-cpu-{i}"));
+        let builder =
+            rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("sd-cpu-{i}"));
         let pool = builder.build().map_err(|e| Error::Operation(e.to_string()))?;
         Ok(CandleBackend { ops, pool: Arc::new(pool), loaded: Mutex::new(Vec::new()) })
     }

@@ -22,9 +22,10 @@ impl Emphasis {
             Some("no_norm") => Ok(Emphasis::Scale),
             Some("comfy") => Ok(Emphasis::Interpolate),
             Some("none") => Ok(Emphasis::Ignore),
-            Some(other) => {
-                Err(Error::invalid(format!("`emphasis` is a1111, no_norm, comfy or none, not `{}`", other.escape_debug())))
-            }
+            Some(other) => Err(Error::invalid(format!(
+                "`emphasis` is a1111, no_norm, comfy or none, not `{}`",
+                other.escape_debug()
+            ))),
         }
     }
 

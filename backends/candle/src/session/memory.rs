@@ -46,7 +46,8 @@ pub(crate) fn unet_scratch(config: &UnetConfig, batch: usize, height: usize, wid
         crate::config::PerLevel::One(n) => *n,
         crate::config::PerLevel::Each(list) => list.iter().copied().max().unwrap_or(2),
     };
-    let level = |(i, channels): (usize, &usize)| (((height * width) >> (2 * i)).max(1) * channels * (layers + 1)) as u64;
+    let level =
+        |(i, channels): (usize, &usize)| (((height * width) >> (2 * i)).max(1) * channels * (layers + 1)) as u64;
     let skips: u64 = config.block_out_channels.iter().enumerate().map(level).sum();
     let live = (height * width * config.block_out_channels[0] * 12) as u64;
     (skips + live) * 4 * batch as u64

@@ -9,8 +9,7 @@ use crate::{
     weights::{Part, Progress, Vars},
 };
 use backend_api::{
-    AbiError, Ctl, DiffusionDesc, EncoderDesc, MemReport, ModelPlan, ModelSource, Param, Task, author,
-    extra, role,
+    AbiError, Ctl, DiffusionDesc, EncoderDesc, MemReport, ModelPlan, ModelSource, Param, Task, author, extra, role,
 };
 use rayon::ThreadPool;
 use std::sync::{
@@ -103,8 +102,11 @@ pub(crate) fn plan(source: &ModelSource) -> Result<ModelPlan> {
     }
     let side = (configs.unet.side() as usize).max(8);
     let pixels = side * configs.vae.factor();
-    let scratch = memory::unet_scratch(&configs.unet, 2, side, side)
-        .max(memory::autoencoder_scratch(&configs.vae, pixels, pixels));
+    let scratch = memory::unet_scratch(&configs.unet, 2, side, side).max(memory::autoencoder_scratch(
+        &configs.vae,
+        pixels,
+        pixels,
+    ));
     Ok(ModelPlan {
         task: Task::DIFFUSION,
         weight_bytes: bytes,

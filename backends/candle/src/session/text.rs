@@ -62,7 +62,8 @@ impl Texts {
         let clock = self.clock;
         let mut batch = Vec::with_capacity(ids.len());
         for id in ids {
-            let text = self.known.get_mut(id).ok_or_else(|| Error::invalid(format!("there is no encoded text {id}")))?;
+            let text =
+                self.known.get_mut(id).ok_or_else(|| Error::invalid(format!("there is no encoded text {id}")))?;
             text.used = clock;
             let keys = match &text.keys {
                 Some(keys) => keys.clone(),

@@ -208,13 +208,8 @@ fn unet(name: &str, layers: usize, exists: &dyn Fn(&str) -> bool) -> Option<Stri
     Some(swap(name, UNET_OUTER))
 }
 
-const VAE_ATTENTION: &[(&str, &str)] = &[
-    ("group_norm", "norm"),
-    ("to_q", "q"),
-    ("to_k", "k"),
-    ("to_v", "v"),
-    ("to_out.0", "proj_out"),
-];
+const VAE_ATTENTION: &[(&str, &str)] =
+    &[("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")];
 
 fn vae(name: &str, levels: usize) -> Option<String> {
     let Some((side, rest)) = name.split_once('.').filter(|(side, _)| matches!(*side, "encoder" | "decoder")) else {

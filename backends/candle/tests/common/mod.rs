@@ -2,8 +2,9 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use backend_api::{
-    Control, Control_TO, Ctl, DiffusionDesc, EncoderInput, ModelSource, Param, Stage, TextRequest, author,
+    Control, Control_TO, Ctl, DiffusionDesc, EncoderInput, ModelSource, Param, Stage, TextRequest,
     abi_stable::{sabi_trait::prelude::TD_Opaque, std_types::RArc},
+    author,
 };
 use safetensors::SafeTensors;
 use sd_candle::{CandleBackend, ops};
@@ -44,7 +45,9 @@ impl Golden {
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let data = tensor.data();
         let values = match tensor.dtype() {
-            safetensors::Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+            safetensors::Dtype::F32 => {
+                data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+            }
             safetensors::Dtype::I64 => {
                 data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect()
             }
