@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The worker: turns prompts into pictures over HTTP and streams every step.
+#![forbid(unsafe_code)]
+
+pub mod server;
