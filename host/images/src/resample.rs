@@ -1,0 +1,174 @@
+//! Resampling as Pillow does it: the same windows, the same fixed-point weights, so the same bytes.
+//!
+//! Source of the method: Pillow's `Resample.c`. Each axis is a weighted sum over a window that widens with the
+//! reduction (antialiasing); weights are rounded to 22 bits, the horizontal pass is rounded to bytes before the
+//! vertical one.
+
+use crate::{ImageError, Picture};
+
+/// A resampling filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Filter {
+    /// The nearest pixel, no averaging.
+    Nearest,
+    /// The mean of the pixels under the new one.
+    Box,
+    /// Triangle.
+    Bilinear,
+    /// Cubic with a = −0.5.
+    Bicubic,
+    /// Windowed sinc with three lobes.
+    #[default]
+    Lanczos,
+}
+
+impl Filter {
+    /// Half the width of the window at equal size.
+    fn support(self) -> f64 {
+        match self {
+            Self::Nearest | Self::Box => 0.5,
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    fn value(self, x: f64) -> f64 {
+        let t = x.abs();
+        match self {
+            Self::Nearest | Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
+            Self::Bilinear => (1.0 - t).max(0.0),
+            Self::Bicubic => cubic(t, -0.5),
+            Self::Lanczos if t < 3.0 => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos => 0.0,
+        }
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    let x = x * std::f64::consts::PI;
+    x.sin() / x
+}
+
+/// Keys' cubic for a distance `t` ≥ 0.
+pub(crate) fn cubic(t: f64, a: f64) -> f64 {
+    if t < 1.0 {
+        ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
+    } else if t < 2.0 {
+        (((t - 5.0) * t + 8.0) * t - 4.0) * a
+    } else {
+        0.0
+    }
+}
+
+/// For every output place, the first input place and the weights from there on (they sum to 1).
+pub(crate) fn windows(input: usize, output: usize, filter: Filter) -> Vec<(usize, Vec<f64>)> {
+    let scale = input as f64 / output as f64;
+    let stretch = scale.max(1.0);
+    let support = filter.support() * stretch;
+    // Multiplying, as the reference does: dividing rounds differently.
+    let shrink = 1.0 / stretch;
+    (0..output)
+        .map(|place| {
+            let centre = (place as f64 + 0.5) * scale;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let last = ((centre + support + 0.5) as usize).min(input);
+            let mut weights: Vec<f64> =
+                (first..last).map(|x| filter.value((x as f64 - centre + 0.5) * shrink)).collect();
+            let sum: f64 = weights.iter().sum();
+            if sum != 0.0 {
+                weights.iter_mut().for_each(|weight| *weight /= sum);
+            }
+            (first, weights)
+        })
+        .collect()
+}
+
+const BITS: u32 = 22;
+
+fn fixed(windows: Vec<(usize, Vec<f64>)>) -> Vec<(usize, Vec<i32>)> {
+    let round = |weight: f64| (weight * f64::from(1 << BITS) + 0.5_f64.copysign(weight)) as i32;
+    windows.into_iter().map(|(first, weights)| (first, weights.into_iter().map(round).collect())).collect()
+}
+
+fn to_byte(sum: i64) -> u8 {
+    ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
+}
+
+/// One plane of bytes with interleaved channels, resized. `data`: `height × width × channels`.
+pub(crate) fn plane(
+    data: &[u8],
+    channels: usize,
+    (width, height): (usize, usize),
+    (to_width, to_height): (usize, usize),
+    filter: Filter,
+) -> Vec<u8> {
+    if filter == Filter::Nearest {
+        return nearest(data, channels, (width, height), (to_width, to_height));
+    }
+    let mut rows = Vec::new();
+    let mut input = data;
+    if to_width != width {
+        rows.reserve_exact(to_width * height * channels);
+        let windows = fixed(windows(width, to_width, filter));
+        for line in data.chunks_exact(width * channels) {
+            for (first, weights) in &windows {
+                for channel in 0..channels {
+                    let start = first * channels + channel;
+                    let pixels = line[start..].iter().step_by(channels);
+                    let sum = weights.iter().zip(pixels).map(|(&w, &p)| i64::from(w) * i64::from(p)).sum();
+                    rows.push(to_byte(sum));
+                }
+            }
+        }
+        input = &rows;
+    }
+    if to_height == height {
+        return input.to_vec();
+    }
+    let line = to_width * channels;
+    let mut out = Vec::with_capacity(line * to_height);
+    let mut sums = vec![0i64; line];
+    for (first, weights) in fixed(windows(height, to_height, filter)) {
+        sums.fill(0);
+        for (row, weight) in input.chunks_exact(line).skip(first).zip(weights) {
+            sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i64::from(weight) * i64::from(value));
+        }
+        out.extend(sums.iter().map(|&sum| to_byte(sum)));
+    }
+    out
+}
+
+fn nearest(data: &[u8], channels: usize, from: (usize, usize), to: (usize, usize)) -> Vec<u8> {
+    let source = |place: usize, input: usize, output: usize| {
+        (((place as f64 + 0.5) * (input as f64 / output as f64)) as usize).min(input - 1)
+    };
+    let columns: Vec<usize> = (0..to.0).map(|x| source(x, from.0, to.0) * channels).collect();
+    let mut out = Vec::with_capacity(to.0 * to.1 * channels);
+    for y in 0..to.1 {
+        let row = source(y, from.1, to.1) * from.0 * channels;
+        columns.iter().for_each(|&x| out.extend_from_slice(&data[row + x..row + x + channels]));
+    }
+    out
+}
+
+/// Resizes a picture without regard to its proportions. Sides of 0 count as 1. Errors: `Length`.
+pub fn resample(picture: &Picture, width: u32, height: u32, filter: Filter) -> Result<Picture, ImageError> {
+    picture.check()?;
+    let (width, height) = (width.max(1), height.max(1));
+    if picture.size() == (width, height) || picture.pixels() == 0 {
+        return Ok(picture.clone());
+    }
+    let from = (picture.width as usize, picture.height as usize);
+    let to = (width as usize, height as usize);
+    let rgb = plane(&picture.rgb, 3, from, to, filter);
+    let alpha = picture.alpha.as_deref().map(|alpha| plane(alpha, 1, from, to, filter));
+    Picture::new(width, height, rgb, alpha)
+}
+
+#[cfg(test)]
+#[path = "resample_tests.rs"]
+mod tests;
