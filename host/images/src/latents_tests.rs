@@ -3,8 +3,11 @@
 use super::*;
 use LatentResize::*;
 
+/// Mode, height and width after, first values, weighted sum.
+type Case = (LatentResize, (usize, usize), [f32; 8], f64);
+
 #[rustfmt::skip]
-const TORCH: &[(LatentResize, (usize, usize), [f32; 8], f64)] = &[
+const TORCH: &[Case] = &[
     (Nearest, (5, 7), [-1.3125, -1.3125, 1.0, 1.0, -0.6875, -0.6875, 1.625, -1.3125], -523.625),
     (Nearest, (2, 3), [-1.3125, 1.0, -0.6875, -0.0625, -1.75, 0.5625, -1.5625, 0.75], -41.75),
     (NearestExact, (5, 7), [-1.3125, -1.3125, 1.0, -0.6875, -0.6875, 1.625, 1.625, -1.3125], 440.25),

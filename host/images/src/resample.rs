@@ -1,10 +1,10 @@
 //! Resampling as Pillow does it: the same windows, the same fixed-point weights, so the same bytes.
 //!
 //! Source of the method: Pillow's `Resample.c`. Each axis is a weighted sum over a window that widens with the
-//! reduction (antialiasing); weights are rounded to 22 bits, the horizontal pass is rounded to bytes before the
-//! vertical one.
+//! reduction (antialiasing), weights are rounded to 22 bits, and values are rounded to bytes between the two axes.
 
 use crate::{ImageError, Picture};
+use std::borrow::Cow;
 
 /// A resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -109,32 +109,46 @@ pub(crate) fn plane(
     if filter == Filter::Nearest {
         return nearest(data, channels, (width, height), (to_width, to_height));
     }
-    let mut rows = Vec::new();
-    let mut input = data;
-    if to_width != width {
-        rows.reserve_exact(to_width * height * channels);
-        let windows = fixed(windows(width, to_width, filter));
-        for line in data.chunks_exact(width * channels) {
-            for (first, weights) in &windows {
-                for channel in 0..channels {
-                    let start = first * channels + channel;
-                    let pixels = line[start..].iter().step_by(channels);
-                    let sum = weights.iter().zip(pixels).map(|(&w, &p)| i64::from(w) * i64::from(p)).sum();
-                    rows.push(to_byte(sum));
-                }
+    // The order of the passes decides where bytes are rounded. This is when Pillow 13 starts with the vertical one,
+    // found by comparing a thousand random sizes with it.
+    if to_height < height && height + 2 * to_width > to_height + 2 * width {
+        let rows = vertical(data, width * channels, height, to_height, filter);
+        return horizontal(rows.into(), channels, width, to_width, filter).into_owned();
+    }
+    let rows = horizontal(data.into(), channels, width, to_width, filter);
+    if to_height == height {
+        return rows.into_owned();
+    }
+    vertical(&rows, to_width * channels, height, to_height, filter)
+}
+
+/// Resizes every line of `width × channels` values.
+fn horizontal(data: Cow<'_, [u8]>, channels: usize, width: usize, to_width: usize, filter: Filter) -> Cow<'_, [u8]> {
+    if to_width == width {
+        return data;
+    }
+    let mut out = Vec::with_capacity(data.len() / width * to_width);
+    let windows = fixed(windows(width, to_width, filter));
+    for line in data.chunks_exact(width * channels) {
+        for (first, weights) in &windows {
+            for channel in 0..channels {
+                let start = first * channels + channel;
+                let pixels = line[start..].iter().step_by(channels);
+                let sum = weights.iter().zip(pixels).map(|(&w, &p)| i64::from(w) * i64::from(p)).sum();
+                out.push(to_byte(sum));
             }
         }
-        input = &rows;
     }
-    if to_height == height {
-        return input.to_vec();
-    }
-    let line = to_width * channels;
+    out.into()
+}
+
+/// Resizes `height` lines of `line` values to `to_height` lines.
+fn vertical(data: &[u8], line: usize, height: usize, to_height: usize, filter: Filter) -> Vec<u8> {
     let mut out = Vec::with_capacity(line * to_height);
     let mut sums = vec![0i64; line];
     for (first, weights) in fixed(windows(height, to_height, filter)) {
         sums.fill(0);
-        for (row, weight) in input.chunks_exact(line).skip(first).zip(weights) {
+        for (row, weight) in data.chunks_exact(line).skip(first).zip(weights) {
             sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i64::from(weight) * i64::from(value));
         }
         out.extend(sums.iter().map(|&sum| to_byte(sum)));
@@ -143,13 +157,16 @@ pub(crate) fn plane(
 }
 
 fn nearest(data: &[u8], channels: usize, from: (usize, usize), to: (usize, usize)) -> Vec<u8> {
-    let source = |place: usize, input: usize, output: usize| {
-        (((place as f64 + 0.5) * (input as f64 / output as f64)) as usize).min(input - 1)
+    // Added up, not multiplied: that is how the reference rounds.
+    let places = |input: usize, output: usize| {
+        let scale = input as f64 / output as f64;
+        let steps = std::iter::successors(Some(scale * 0.5), move |place| Some(place + scale));
+        steps.map(move |place| (place as usize).min(input - 1)).take(output)
     };
-    let columns: Vec<usize> = (0..to.0).map(|x| source(x, from.0, to.0) * channels).collect();
+    let columns: Vec<usize> = places(from.0, to.0).map(|x| x * channels).collect();
     let mut out = Vec::with_capacity(to.0 * to.1 * channels);
-    for y in 0..to.1 {
-        let row = source(y, from.1, to.1) * from.0 * channels;
+    for y in places(from.1, to.1) {
+        let row = y * from.0 * channels;
         columns.iter().for_each(|&x| out.extend_from_slice(&data[row + x..row + x + channels]));
     }
     out

@@ -13,8 +13,11 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// Size before, size after, filter, hash.
+type Case = ((u32, u32), (u32, u32), Filter, u64);
+
 #[rustfmt::skip]
-const PILLOW: &[((u32, u32), (u32, u32), Filter, u64)] = &[
+const PILLOW: &[Case] = &[
     ((13, 9), (5, 4), Filter::Nearest, 0xd7b1_524f_7c86_bb05),
     ((13, 9), (5, 4), Filter::Box, 0x1258_4ea6_dc9b_279e),
     ((13, 9), (5, 4), Filter::Bilinear, 0x8692_efa1_7bc2_2a15),

@@ -65,8 +65,10 @@ fn formats_by_their_first_bytes() {
 
 #[test]
 fn colour_types_of_png() {
+    /// Name, file, colours, alpha.
+    type Case = (&'static str, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
     let alpha = Some(vec![255, 7]);
-    let cases: [(&str, Vec<u8>, Vec<u8>, Option<Vec<u8>>); 8] = [
+    let cases: [Case; 8] = [
         ("grey", png(2, 1, 8, 0, &[], &[0, 9, 200]), vec![9, 9, 9, 200, 200, 200], None),
         ("1-bit grey", png(2, 1, 1, 0, &[], &[0, 0b0100_0000]), vec![0, 0, 0, 255, 255, 255], None),
         ("16-bit grey", png(2, 1, 16, 0, &[], &[0, 9, 77, 200, 3]), vec![9, 9, 9, 200, 200, 200], None),
