@@ -3,6 +3,9 @@
 use crate::picture::blend;
 use crate::{Filter, ImageError, Picture, ResizeMode, resample, resize};
 
+/// The strongest blur.
+const MAX_SIGMA: f32 = 64.0;
+
 /// Where to repaint.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Mask {
@@ -84,7 +87,7 @@ impl Mask {
     }
 
     /// Gaussian blur with its own strength (sigma in pixels) for each direction, as the web UI blurs masks:
-    /// a window of 2·⌊2.5·sigma + 0.5⌋ + 1 pixels, mirrored at the edges.
+    /// a window of 2·⌊2.5·sigma + 0.5⌋ + 1 pixels, mirrored at the edges. More than 64 counts as 64.
     pub fn blur(&self, sigma_x: f32, sigma_y: f32) -> Self {
         let (width, height) = (self.width as usize, self.height as usize);
         let mut data: Vec<f32> = self.data.iter().map(|&value| f32::from(value)).collect();
@@ -171,8 +174,8 @@ fn luma(r: u8, g: u8, b: u8) -> u8 {
 
 /// Convolves `lines` lines of `length` values, `step` apart within a line and `jump` between lines.
 fn blur_lines(data: &mut [f32], length: usize, lines: usize, step: usize, jump: usize, sigma: f32) {
-    // A wider blur than the line is no different from one of its length.
-    let sigma = if sigma.is_finite() { sigma.min(length as f32) } else { 0.0 };
+    // The work grows with sigma, which comes from outside.
+    let sigma = if sigma.is_nan() { 0.0 } else { sigma.min(MAX_SIGMA) };
     if sigma <= 0.0 || length < 2 {
         return;
     }

@@ -149,8 +149,10 @@ fn lengths() {
 
 #[test]
 fn broken_files_name_themselves() {
+    /// Vocabulary, merges, configuration, the file that the error names.
+    type Case = (&'static [u8], Option<&'static [u8]>, Option<&'static [u8]>, &'static str);
     let good = br#"{"a":0,"<|startoftext|>":1,"<|endoftext|>":2}"#;
-    let cases: [(&[u8], Option<&[u8]>, Option<&[u8]>, &str); 6] = [
+    let cases: [Case; 6] = [
         (b"[1]", Some(b""), None, "vocab.json"),
         (good, None, None, "merges.txt"),
         (good, Some(b"a b c"), None, "merges.txt"),

@@ -166,22 +166,24 @@ fn explicit_weight(rest: &str) -> Option<(f64, usize)> {
     Some((weight, rest.len() - tail.len()))
 }
 
+/// Joins neighbours of exactly the same weight, as the reference does: what is tokenized together depends on it.
 fn merge(drafts: Vec<Draft>) -> Result<Vec<Piece>, PromptError> {
-    let mut pieces: Vec<Piece> = Vec::with_capacity(drafts.len());
+    let mut merged: Vec<Draft> = Vec::with_capacity(drafts.len());
     for (text, weight) in drafts {
-        let Some(text) = text else {
-            pieces.push(Piece::Break);
-            continue;
-        };
         if !weight.is_finite() || weight.abs() > f64::from(MAX_WEIGHT) {
             return Err(PromptError::Weight { weight, limit: MAX_WEIGHT });
         }
-        match pieces.last_mut() {
-            _ if text.is_empty() => {}
-            Some(Piece::Text { text: last, weight: same }) if *same == weight as f32 => last.push_str(&text),
-            _ => pieces.push(Piece::Text { text, weight: weight as f32 }),
+        match (merged.last_mut(), text) {
+            (Some((Some(last), same)), Some(text)) if *same == weight => last.push_str(&text),
+            (_, text) => merged.push((text, weight)),
         }
     }
+    let pieces = merged.into_iter().filter_map(|(text, weight)| match text {
+        None => Some(Piece::Break),
+        Some(text) if text.is_empty() => None,
+        Some(text) => Some(Piece::Text { text, weight: weight as f32 }),
+    });
+    let mut pieces: Vec<Piece> = pieces.collect();
     if pieces.is_empty() {
         pieces.push(Piece::Text { text: String::new(), weight: 1.0 });
     }

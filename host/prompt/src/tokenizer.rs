@@ -14,7 +14,8 @@ const MAX_FILE_BYTES: usize = 32 << 20;
 /// CLIP's words: contractions, runs of letters, single digits, runs of other signs.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// The contents of a tokenizer's files. Either `tokenizer_json`, or `vocab_json` and `merges_txt`.
+/// The contents of a tokenizer's files: `tokenizer_json`, or `vocab_json` and `merges_txt`, or `merges_txt` alone, from
+/// which CLIP's vocabulary follows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`: everything in one file; preferred.
@@ -58,9 +59,10 @@ impl Tokenizer {
         }
         let (file, inner) = match (files.tokenizer_json, files.vocab_json, files.merges_txt) {
             (Some(json), _, _) => ("tokenizer.json", from_json(json)?),
-            (None, Some(vocab), Some(merges)) => ("vocab.json", clip(vocab, merges, &specials)?),
+            (None, Some(vocab), Some(merges)) => ("vocab.json", clip(Some(vocab), merges, &specials)?),
+            (None, None, Some(merges)) => ("merges.txt", clip(None, merges, &specials)?),
             (None, Some(_), None) => return Err(invalid("merges.txt", "it is missing")),
-            (None, None, _) => return Err(invalid("tokenizer.json", "it is missing, and so is vocab.json")),
+            (None, None, None) => return Err(invalid("tokenizer.json", "it is missing, and so is vocab.json")),
         };
         Self::new(file, inner, specials)
     }
@@ -90,6 +92,11 @@ impl Tokenizer {
         let encoding =
             self.inner.encode_fast(text, false).map_err(|error| PromptError::Tokenize { reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokenizer as the text of a `tokenizer.json`. Errors: `Tokenize`.
+    pub fn to_json(&self) -> Result<String, PromptError> {
+        self.inner.to_string(false).map_err(|error| PromptError::Tokenize { reason: error.to_string() })
     }
 
     /// Number of tokens, added ones included: the first id that a placeholder may take.
@@ -143,9 +150,7 @@ fn from_json(json: &[u8]) -> Result<tokenizers::Tokenizer, PromptError> {
 }
 
 /// The pipeline of the reference's `CLIPTokenizer`.
-fn clip(vocab: &[u8], merges: &[u8], specials: &SpecialTokens) -> Result<tokenizers::Tokenizer, PromptError> {
-    let vocab: Vocab =
-        serde_json::from_slice(bounded("vocab.json", vocab)?).map_err(|error| invalid("vocab.json", error))?;
+fn clip(vocab: Option<&[u8]>, merges: &[u8], specials: &SpecialTokens) -> Result<tokenizers::Tokenizer, PromptError> {
     let merges = std::str::from_utf8(bounded("merges.txt", merges)?).map_err(|error| invalid("merges.txt", error))?;
     let mut pairs = Vec::new();
     for (number, line) in merges.lines().enumerate() {
@@ -156,6 +161,12 @@ fn clip(vocab: &[u8], merges: &[u8], specials: &SpecialTokens) -> Result<tokeniz
         let (left, right) = pair.ok_or_else(|| invalid("merges.txt", format!("line {} is not a pair", number + 1)))?;
         pairs.push((left.to_owned(), right.to_owned()));
     }
+    let vocab: Vocab = match vocab {
+        Some(json) => {
+            serde_json::from_slice(bounded("vocab.json", json)?).map_err(|error| invalid("vocab.json", error))?
+        }
+        None => vocabulary(&pairs, specials).into_iter().zip(0..).collect(),
+    };
     let model = BPE::builder()
         .vocab_and_merges(vocab, pairs)
         .unk_token(specials.unk.clone())
@@ -176,4 +187,21 @@ fn clip(vocab: &[u8], merges: &[u8], specials: &SpecialTokens) -> Result<tokeniz
             ByteLevel::default().add_prefix_space(false).into(),
         ])));
     Ok(inner)
+}
+
+/// CLIP's tokens in the order of their ids: the byte signs, the same at a word's end, every merge, start and end.
+fn vocabulary(merges: &[(String, String)], specials: &SpecialTokens) -> Vec<String> {
+    // Bytes that are printable stand for themselves and come first, the others for U+0100 and up (GPT-2's alphabet).
+    let printable = |byte: &u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    let others = (0..=255u8).filter(|byte| !printable(byte)).count() as u32;
+    let signs: Vec<char> = (0..=255u8)
+        .filter(printable)
+        .map(char::from)
+        .chain((0..others).filter_map(|i| char::from_u32(0x100 + i)))
+        .collect();
+    let mut tokens: Vec<String> = signs.iter().map(char::to_string).collect();
+    tokens.extend(signs.iter().map(|sign| format!("{sign}</w>")));
+    tokens.extend(merges.iter().map(|(left, right)| format!("{left}{right}")));
+    tokens.extend([specials.bos.clone(), specials.eos.clone()]);
+    tokens
 }

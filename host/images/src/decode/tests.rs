@@ -212,10 +212,11 @@ fn damaged_files() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % bound.max(1)
     };
+    let files = files();
     let limits = Limits { max_side: 512, max_pixels: 512 * 512, ..Limits::default() };
     let mut refused = 0;
     for round in 0..2_000 {
-        let mut bytes = files()[round % 4].clone();
+        let mut bytes = files[round % 4].clone();
         for _ in 0..=next(6) {
             let at = next(bytes.len());
             match next(5) {
