@@ -47,6 +47,8 @@ pub(crate) enum Deed {
     Close,
     /// `net`: tries to reach the network and answers `INTERNAL` with what happened.
     Net,
+    /// `write`: tries to write a file and answers `INTERNAL` with what happened.
+    Write,
     /// `nan`: fills a tensor with NaN.
     Nan,
     /// `lie`: a wrong description, wrong memory figures or wrong offers.
@@ -78,6 +80,7 @@ impl Deed {
             "garbage" => Deed::Garbage,
             "close" => Deed::Close,
             "net" => Deed::Net,
+            "write" => Deed::Write,
             "nan" => Deed::Nan,
             "lie" => Deed::Lie,
             "silent" => Deed::Silent,
@@ -138,6 +141,15 @@ pub(crate) fn commit(deed: Deed, method: &str) -> Result<Option<Deed>, AbiError>
                 Err(e) => format!("refused: {}", e.kind()),
             };
             return answer(Code::INTERNAL, &format!("network access ({outcome})"));
+        }
+        Deed::Write => {
+            let path = std::env::temp_dir().join(format!("sd-rogue-{}", std::process::id()));
+            let outcome = match std::fs::write(&path, "x") {
+                Ok(()) => "a file was written".to_owned(),
+                Err(e) => format!("refused: {}", e.kind()),
+            };
+            let _ = std::fs::remove_file(&path);
+            return answer(Code::INTERNAL, &format!("writing ({outcome})"));
         }
         Deed::Nan | Deed::Lie | Deed::Silent => return Ok(Some(deed)),
     }

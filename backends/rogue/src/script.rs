@@ -14,8 +14,8 @@ struct Line {
     method: String,
     /// The call at which it happens; `None` = all.
     call: Option<u64>,
-    /// Done only if this file can be created.
-    flag: Option<String>,
+    /// Done only in the first process of a backend.
+    first: bool,
 }
 
 /// A script, and the place where calls are counted.
@@ -47,18 +47,18 @@ impl Script {
     }
 
     fn parse(text: &str) -> Result<Self, AbiError> {
-        let bad = |part: &str| AbiError::invalid(format!("`{part}` is no `deed@method[:n][?flag]`"));
+        let bad = |part: &str| AbiError::invalid(format!("`{part}` is no `deed@method[:n][?first]`"));
         let line = |part: &str| {
             let (deed, rest) = part.split_once('@').ok_or_else(|| bad(part))?;
-            let (rest, flag) = match rest.split_once('?') {
-                Some((rest, flag)) => (rest, Some(flag.to_owned())),
-                None => (rest, None),
+            let (rest, first) = match rest.strip_suffix("?first") {
+                Some(rest) => (rest, true),
+                None => (rest, false),
             };
             let (method, call) = match rest.split_once(':') {
                 Some((method, n)) => (method, Some(n.parse().map_err(|_| bad(part))?)),
                 None => (rest, None),
             };
-            Ok(Line { deed: Deed::parse(deed).ok_or_else(|| bad(part))?, method: method.to_owned(), call, flag })
+            Ok(Line { deed: Deed::parse(deed).ok_or_else(|| bad(part))?, method: method.to_owned(), call, first })
         };
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(line).collect::<Result<_, _>>().map(Script)
     }
@@ -71,7 +71,9 @@ impl Script {
             *count += 1;
             *count
         };
-        let due = |line: &&Line| line.method == method && line.call.is_none_or(|call| call == n) && first(&line.flag);
+        let due = |line: &&Line| {
+            line.method == method && line.call.is_none_or(|call| call == n) && (!line.first || first_process())
+        };
         let mut left = Vec::new();
         for line in self.0.iter().filter(due) {
             left.extend(deeds::commit(line.deed, method)?);
@@ -80,7 +82,7 @@ impl Script {
     }
 }
 
-/// Whether the flag file is ours to create.
-fn first(flag: &Option<String>) -> bool {
-    flag.as_ref().is_none_or(|path| std::fs::OpenOptions::new().write(true).create_new(true).open(path).is_ok())
+/// Whether no other process of this backend came before: the host counts them for its children.
+fn first_process() -> bool {
+    std::env::var("SD_PLUGIN_PROCESS").is_ok_and(|n| n == "1") || std::env::var_os("SD_PLUGIN_PROCESS").is_none()
 }

@@ -3,8 +3,9 @@
 use crate::{
     PluginError,
     hardware::{self, label},
+    isolate::{self, Limits, probe::Cache},
     load::{self, Description, file_name},
-    precheck,
+    precheck, reopen,
     report::{OfferReport, PluginReport, Report, State},
     trust::{self, Trust},
     vetted::vetted,
@@ -40,6 +41,8 @@ pub struct Search {
     pub isolate: Isolate,
     /// The command that runs [`crate::child_main`], to which arguments are appended. `None` = everything in this process.
     pub child: Option<Vec<OsString>>,
+    /// How long calls into a child may take.
+    pub limits: Limits,
     /// A folder for the answers of earlier probes; `None` = each scan asks anew.
     pub cache: Option<PathBuf>,
     /// The machine; `None` = look.
@@ -88,6 +91,7 @@ struct Entry {
 
 /// What a search found.
 pub struct Catalog {
+    search: Search,
     hardware: Vec<HwDevice>,
     entries: Vec<Entry>,
 }
@@ -105,18 +109,20 @@ impl Catalog {
     pub fn scan(search: &Search) -> Self {
         let hardware = search.hardware.clone().unwrap_or_else(hardware::hardware);
         let shipped = own_folders();
-        let entries = files(search)
+        let mut cache = Cache::open(search.cache.as_deref());
+        let entries: Vec<Entry> = files(search)
             .into_iter()
             .map(|path| {
                 let isolated = isolated(search, &path, &shipped);
-                let outcome = examine(search, &path, &hardware);
+                let outcome = examine(search, &mut cache, &path, &hardware);
                 if let Err(e) = &outcome {
                     tracing::debug!(code = e.code(), "{e}");
                 }
                 Entry { path, isolated, outcome }
             })
             .collect();
-        Catalog { hardware, entries }
+        cache.save();
+        Catalog { search: search.clone(), hardware, entries }
     }
 
     /// The machine's devices, in the order that offers refer to.
@@ -236,9 +242,16 @@ impl Catalog {
         let claim = &about.offers[candidate.claim];
         let hardware = &self.hardware[claim.hardware];
         let services = host(&about.id);
-        let backend = {
-            let library = load::open(&entry.path)?;
-            (library.module.open())(hardware, choice.options.as_slice().into(), services).into_result()
+        let backend = match &self.search.child {
+            Some(command) if entry.isolated => isolate::open(isolate::Spec {
+                command: command.clone(),
+                library: entry.path.clone(),
+                device: hardware.clone(),
+                options: choice.options.clone(),
+                host: services,
+                limits: self.search.limits,
+            }),
+            _ => reopen::open(load::open(&entry.path)?, hardware.clone(), choice.options.clone(), services),
         };
         let device = label(hardware).to_owned();
         let backend = backend.map_err(|error| PluginError::Open {
@@ -310,11 +323,16 @@ impl Catalog {
     }
 }
 
-/// Checks a file and asks it what it is.
-fn examine(search: &Search, path: &Path, hardware: &[HwDevice]) -> Result<Description, PluginError> {
+/// Checks a file and asks it what it is: in a child, when there is a command for one.
+fn examine(search: &Search, cache: &mut Cache, path: &Path, hardware: &[HwDevice]) -> Result<Description, PluginError> {
     precheck::check(path).map_err(|reason| PluginError::NotALibrary { file: file_name(path), reason })?;
     trust::check(path, search.trust)?;
-    load::describe(load::open(path)?, path, hardware)
+    match &search.child {
+        Some(command) if search.isolate != Isolate::Never => {
+            cache.get(path, hardware, || isolate::probe::probe(command, path, hardware, search.limits))
+        }
+        _ => load::describe(load::open(path)?, path, hardware),
+    }
 }
 
 /// Numbers of a version text, for comparing: `1.10` is newer than `1.9`.
@@ -335,7 +353,8 @@ fn isolated(search: &Search, path: &Path, shipped: &[PathBuf]) -> bool {
         path.parent().is_some_and(|folder| shipped.iter().any(|s| s == folder))
             && stem(path).is_some_and(|s| s.starts_with("candle_cpu"))
     };
-    search.child.is_some()
+    isolate::AVAILABLE
+        && search.child.is_some()
         && match search.isolate {
             Isolate::Always => true,
             Isolate::Never => false,

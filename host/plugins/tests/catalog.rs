@@ -185,19 +185,10 @@ fn a_thousand_panics_in_each_method_cost_one_job_each() {
             match job(&rogue.backend, &broken) {
                 // A panic while the backend lets go of something has nobody to be told to.
                 Ok(_) => assert!(method.starts_with("drop") || method == "free_cond", "{method} answered"),
-                // The device itself is poisoned after a panic of its own methods, as the guard promises.
-                Err(e) => assert!([Code::PANICKED, Code::PRECONDITION].contains(&e.code), "{method}: {e}"),
-            }
-            if matches!(method, "inspect" | "load") {
-                break;
+                Err(e) => assert_eq!(e.code, Code::PANICKED, "{method}: {e}"),
             }
         }
-        if matches!(method, "inspect" | "load") {
-            for _ in 0..1000 {
-                let fresh = open(&Catalog::scan(&common::search(dir.path())), &named("rogue", &[])).unwrap();
-                assert_eq!(job(&fresh.backend, &broken).unwrap_err().code, Code::PANICKED, "{method}");
-            }
-        }
+        job(&rogue.backend, &source("{}", &[])).unwrap();
     }
 }
 
