@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod hive;
 pub mod server;
+pub mod store;
 pub mod telemetry;
+pub mod webhook;
