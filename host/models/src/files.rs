@@ -65,10 +65,6 @@ impl Folder {
         Ok(Self { base, boundary })
     }
 
-    pub(crate) fn base(&self) -> &Path {
-        &self.base
-    }
-
     /// A file by its name inside the model; `None` if there is nothing of that name.
     pub(crate) fn find(&self, name: &str) -> Result<Option<FoundFile>> {
         let relative = Path::new(name);

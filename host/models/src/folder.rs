@@ -260,3 +260,39 @@ impl Reader<'_> {
         Ok(config)
     }
 }
+
+/// Looks at every part by itself. `first` is what [`resolve`] failed with, for what no single part shows.
+pub(crate) fn problems(folder: &Folder, options: ResolveOptions, first: ModelError) -> Vec<ModelError> {
+    let index = match folder.need("model_index.json").and_then(|file| file.json(MAX_CONFIG_BYTES)) {
+        Ok(index) => index,
+        Err(error) => return vec![error],
+    };
+    let mut reader = Reader {
+        folder,
+        index: &index,
+        prefer: options.prefer,
+        headers: Vec::new(),
+        files: Vec::new(),
+        configs: Vec::new(),
+    };
+    let mut found: Vec<ModelError> = Vec::new();
+    found.extend(check_pipeline(&index).err());
+    let scheduler = folder.need("scheduler/scheduler_config.json").and_then(|file| file.json(MAX_CONFIG_BYTES));
+    found.extend(scheduler.and_then(|json| SchedulerFacts::parse(&json)).err());
+    for (role, sub, known) in [
+        ("text_encoder", "tokenizer", "CLIPTextModel"),
+        ("text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection"),
+    ] {
+        match reader.encoder(role, &[known]) {
+            Ok(Some(encoder)) => found.extend(tokenizer::find(folder, role, sub, &encoder).err()),
+            Ok(None) => {}
+            Err(error) => found.push(error),
+        }
+    }
+    found.extend(reader.unet().err());
+    found.extend(reader.vae().err());
+    if found.is_empty() {
+        found.push(first);
+    }
+    found
+}

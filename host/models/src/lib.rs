@@ -9,30 +9,38 @@
 #![forbid(unsafe_code)]
 
 pub mod aliases;
+mod catalogue;
+mod check;
 mod config;
 mod defaults;
 mod error;
 mod family;
 mod files;
 mod folder;
+mod hash;
 mod header;
 mod hub;
+mod import;
 mod layout;
 mod library;
 mod memory;
 mod name;
+#[cfg(test)]
+mod published;
 mod resolved;
 mod single;
 mod tokenizer;
 mod weights;
 
+pub use catalogue::{Entry, Origin};
+pub use check::Report;
 pub use defaults::{FamilyDefaults, Prediction, SchedulerFacts};
 pub use error::{ModelError, Result};
 pub use family::{Family, Purpose};
 pub use files::MAX_CONFIG_BYTES;
 pub use folder::{Prefer, ResolveOptions};
 pub use header::{Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
-pub use hub::{HubError, cache::default_cache_dir};
+pub use hub::{HubError, HubOptions, OnEvent, PullEvent, Pulled, cache::default_cache_dir, pull};
 pub use library::{Library, bundled_dirs};
 pub use memory::{MemoryEstimate, Precision, Weights};
 pub use name::{HubId, MAX_NAME_BYTES, ModelName, ModelRef};

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{unet::UnetConfig, vae::VaeConfig},
-    header::{Dtype, Header},
+    header::{Dtype, Header, TensorInfo},
     resolved::Networks,
 };
 use std::collections::BTreeMap;
@@ -43,14 +43,16 @@ pub struct Weights {
 impl Weights {
     pub(crate) fn add(&mut self, part: &'static str, header: &Header) {
         self.file_bytes += header.file_bytes;
-        for tensor in header.tensors.values() {
-            let count = tensor.count();
-            if tensor.dtype.is_weight() {
-                self.parameters += count;
-                *self.parameters_by_part.entry(part).or_default() += count;
-            }
-            *self.bytes_by_dtype.entry(tensor.dtype.name()).or_default() += count * tensor.dtype.bytes();
+        header.tensors.values().for_each(|tensor| self.add_tensor(part, tensor));
+    }
+
+    pub(crate) fn add_tensor(&mut self, part: &'static str, tensor: &TensorInfo) {
+        let count = tensor.count();
+        if tensor.dtype.is_weight() {
+            self.parameters += count;
+            *self.parameters_by_part.entry(part).or_default() += count;
         }
+        *self.bytes_by_dtype.entry(tensor.dtype.name()).or_default() += count * tensor.dtype.bytes();
     }
 
     /// The number type of most bytes: `F16`, `F32` …

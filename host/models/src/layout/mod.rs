@@ -23,8 +23,16 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// Every tensor, for the comparison with diffusers.
+    #[cfg(test)]
     pub(crate) fn tensors(&self) -> &[Expected] {
         &self.tensors
+    }
+
+    /// Numbers in all tensors.
+    pub(crate) fn parameters(&self) -> u64 {
+        let count = |shape: &[u64]| shape.iter().fold(1_u64, |all, &dim| all.saturating_mul(dim));
+        self.tensors.iter().fold(0, |all, tensor| all.saturating_add(count(&tensor.shape)))
     }
 
     fn put(&mut self, name: String, shape: &[u64]) {
