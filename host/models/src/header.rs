@@ -227,7 +227,11 @@ pub(crate) fn foreign(name: &str, start: &[u8]) -> Option<ModelError> {
         // torch.save since 1.6 is a zip archive of a pickle; before, a bare pickle of protocol 2 or above.
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => pickle(),
         // Pickle protocol 0 of a dictionary or tuple.
-        [b'(', b'd' | b'l' | b'p', ..] | [b'c', b'_' | b'c' | b't', ..] => pickle(),
+        [b'(', b'd' | b'l' | b'p', ..] => pickle(),
+        // Protocol 0 that begins with a call: `c`, the module's name, a new line.
+        [b'c', rest @ ..] if rest.contains(&b'\n') && rest.iter().all(|b| b.is_ascii_graphic() || *b == b'\n') => {
+            pickle()
+        }
         [b'G', b'G', b'U', b'F', ..] => other("a GGUF file"),
         [0x89, b'H', b'D', b'F', ..] => other("an HDF5 (Keras) file"),
         [0x08, 1..=20, 0x12 | 0x1a | 0x22 | 0x3a, ..] => other("an ONNX file"),

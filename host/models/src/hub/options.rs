@@ -19,7 +19,7 @@ pub struct HubOptions {
     pub prefer: Prefer,
     /// The longest silence of the hub.
     pub stall: Duration,
-    /// Attempts without a byte of progress before giving up.
+    /// Attempts in a row that bring less than 64 KiB before giving up.
     pub attempts: u32,
     /// The wait before the second attempt; it doubles each time, up to 30 s.
     pub backoff: Duration,

@@ -18,6 +18,9 @@ use ureq::{Body, http::Response};
 /// Bytes that are read, hashed and written at a time.
 const CHUNK: usize = 256 << 10;
 
+/// An attempt that brought less than this counts as a failed one: a hub that drips would otherwise never end.
+const LEAST_PROGRESS: u64 = 64 << 10;
+
 /// Where a file comes from.
 pub(super) struct From<'a> {
     pub(super) client: &'a Client<'a>,
@@ -106,7 +109,7 @@ impl Partial {
     }
 }
 
-/// Asks until the file is whole; gives up after some attempts without a byte of progress.
+/// Asks until the file is whole; gives up after some attempts without progress.
 fn download(
     from: &From<'_>,
     remote: &Remote,
@@ -122,7 +125,8 @@ fn download(
             Err(ModelError::Hub(error)) if is_passing(&error) => error,
             Err(error) => return Err(error),
         };
-        failures = if partial.done > before { 1 } else { failures + 1 };
+        let progress = partial.done.saturating_sub(before) >= LEAST_PROGRESS;
+        failures = if progress { 1 } else { failures + 1 };
         if failures >= from.options.attempts.max(1) {
             return Err(give_up(failed, partial.done, failures).into());
         }

@@ -69,8 +69,10 @@ pub(crate) fn resolve(folder: &Folder, file: &str, name: &str, options: ResolveO
         zero_snr: hints.zero_snr,
     };
     let derived = facts.family()?;
-    let family = options.family.or(sidecar.family()?).unwrap_or(derived);
-    let v_prediction = if options.family.is_some() { family == Family::Sd2V } else { hints.v_prediction };
+    let named = options.family.or(sidecar.family()?);
+    let family = named.unwrap_or(derived);
+    // Who names the family knows what it predicts; the hint is for the rest (velocity models of SDXL).
+    let v_prediction = if named.is_some() { family == Family::Sd2V } else { hints.v_prediction };
 
     let narrow = unet.down.first().is_some_and(|block| block.channels < unet::NARROW);
     let latent = latent_side(family, narrow);

@@ -5,15 +5,15 @@ use sd_models::{Library, ModelRef, ResolveOptions, ResolvedModel};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_path_buf()
 }
 
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     repository().join("tests/fixtures/models").join(name)
 }
 
-pub fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in from.read_dir().unwrap().flatten() {
         let target = to.join(entry.file_name());
@@ -25,25 +25,25 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-pub fn resolve(path: &Path) -> sd_models::Result<ResolvedModel> {
+pub(crate) fn resolve(path: &Path) -> sd_models::Result<ResolvedModel> {
     Library::default().resolve(&ModelRef::Path(path.to_path_buf()), ResolveOptions::default())
 }
 
 /// Changes a JSON object in place.
-pub fn edit(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) {
+pub(crate) fn edit(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) {
     let mut fields: Map<String, Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     change(&mut fields);
     std::fs::write(path, Value::Object(fields).to_string()).unwrap();
 }
 
-pub fn set(path: &Path, field: &str, value: Value) {
+pub(crate) fn set(path: &Path, field: &str, value: Value) {
     edit(path, |fields| {
         fields.insert(field.into(), value);
     });
 }
 
 /// Length, header, data.
-pub fn raw(header: &str, data: usize) -> Vec<u8> {
+pub(crate) fn raw(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
     bytes.resize(bytes.len() + data, 0);
@@ -51,7 +51,7 @@ pub fn raw(header: &str, data: usize) -> Vec<u8> {
 }
 
 /// Rewrites a file's header; the data stays.
-pub fn reheader(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) {
+pub(crate) fn reheader(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) {
     let bytes = std::fs::read(path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
@@ -63,8 +63,25 @@ pub fn reheader(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) {
     std::fs::write(path, out).unwrap();
 }
 
+/// Gives a tensor another shape, and the file the bytes that go with it (zeros).
+pub(crate) fn reshape(path: &Path, tensor: &str, shape: &[u64]) {
+    let bytes = std::fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    header.remove("__metadata__");
+    header[tensor]["shape"] = json!(shape);
+    let mut at = 0;
+    for entry in header.values_mut() {
+        let size = if entry["dtype"] == "F16" { 2 } else { 4 };
+        let count: u64 = entry["shape"].as_array().unwrap().iter().map(|dim| dim.as_u64().unwrap()).product();
+        entry["data_offsets"] = json!([at, at + count * size]);
+        at += count * size;
+    }
+    std::fs::write(path, raw(&Value::Object(header).to_string(), at as usize)).unwrap();
+}
+
 /// A header of F32 tensors laid end to end.
-pub fn header(tensors: &[(&str, &[u64])]) -> (String, usize) {
+pub(crate) fn header(tensors: &[(&str, &[u64])]) -> (String, usize) {
     let mut fields = Map::new();
     let mut at = 0;
     for (name, shape) in tensors {

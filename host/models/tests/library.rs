@@ -1,0 +1,146 @@
+//! The models directory: listing, importing, removing, hashing, and models that say their own wishes.
+
+mod common;
+
+use common::{copy, fixture, repository, set};
+use sd_models::{Library, ModelName, ModelRef, Origin, ResolveOptions};
+use serde_json::json;
+use std::fs;
+
+fn name(text: &str) -> ModelName {
+    ModelName::parse(text).unwrap()
+}
+
+fn resolve(library: &Library, text: &str) -> sd_models::Result<sd_models::ResolvedModel> {
+    library.resolve(&ModelRef::Name(name(text)), ResolveOptions::default())
+}
+
+#[test]
+fn lists_good_and_broken_models() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&fixture("sd15"), &dir.path().join("good"));
+    copy(&fixture("sd15"), &dir.path().join("broken"));
+    fs::remove_file(dir.path().join("broken/unet/config.json")).unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    fs::write(dir.path().join("notes.txt"), "x").unwrap();
+    fs::write(dir.path().join("a b.safetensors"), "x").unwrap();
+    let library = Library::new(vec![dir.path().into(), repository().join("models"), dir.path().join("absent")], None);
+    let entries = library.list();
+    let seen: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.name.as_str(), entry.is_complete(), entry.problem.as_ref().map(|problem| problem.code())))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("a b", false, Some("invalid_model_name")),
+            ("broken", false, Some("model_file_missing")),
+            ("good", true, None),
+            ("emoji-sd", true, None),
+        ]
+    );
+    assert!(entries.iter().all(|entry| entry.origin == Origin::Directory && entry.modified.is_some()));
+    let report = library.check(&ModelRef::Name(name("broken")), ResolveOptions::default()).unwrap();
+    assert_eq!(report.missing(), ["unet/config.json"]);
+}
+
+#[test]
+fn unknown_names_come_with_a_remedy() {
+    let library = Library::new(vec![repository().join("models")], None);
+    let message = |text| resolve(&library, text).unwrap_err().to_string();
+    assert!(message("no-such-model").contains("emoji-sd"), "{}", message("no-such-model"));
+    assert!(message("sd-turbo").contains("models pull sd-turbo"));
+    assert!(message("acme/x@v1").contains("models pull acme/x@v1"));
+    assert_eq!(resolve(&library, "no-such-model").unwrap_err().code(), "model_not_found");
+}
+
+#[test]
+fn imports_and_removes() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = dir.path().join("models");
+    let library = Library::new(vec![models.clone()], None);
+    let imported = library.import(&fixture("sd15"), Some("mine")).unwrap();
+    assert_eq!(imported.name, "mine");
+    let code = |result: sd_models::Result<sd_models::ResolvedModel>| result.unwrap_err().code();
+    assert_eq!(code(library.import(&fixture("sd15"), Some("mine"))), "model_exists");
+    assert_eq!(code(library.import(&fixture("sd15"), Some("../mine"))), "invalid_model_name");
+    assert_eq!(code(library.import(&fixture("sd15"), Some("a/b"))), "invalid_model_name");
+    assert_eq!(code(library.import(&dir.path().join("absent"), Some("x"))), "model_not_found");
+    let broken = dir.path().join("broken");
+    copy(&fixture("sd15"), &broken);
+    fs::write(broken.join("vae/config.json"), "{").unwrap();
+    assert_eq!(code(library.import(&broken, None)), "bad_json");
+    let pickle = dir.path().join("m.ckpt");
+    fs::write(&pickle, b"\x80\x02").unwrap();
+    assert_eq!(code(library.import(&pickle, Some("m"))), "pickle_refused");
+    assert_eq!(library.list().len(), 1, "a failed import left something");
+    assert_eq!(models.read_dir().unwrap().count(), 1);
+
+    assert!(library.remove(&name("mine")).unwrap() > 10_000);
+    assert_eq!(library.remove(&name("mine")).unwrap_err().code(), "model_not_found");
+    assert_eq!(models.read_dir().unwrap().count(), 0);
+    assert!(fixture("sd15").join("model_index.json").exists(), "the original is gone");
+}
+
+#[cfg(unix)]
+#[test]
+fn removing_a_link_keeps_what_it_points_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (models, real) = (dir.path().join("models"), dir.path().join("real"));
+    fs::create_dir(&models).unwrap();
+    copy(&fixture("sd15"), &real);
+    std::os::unix::fs::symlink(&real, models.join("linked")).unwrap();
+    let library = Library::new(vec![models.clone()], None);
+    assert_eq!(resolve(&library, "linked").unwrap_err().code(), "outside_models_dir");
+    library.remove(&name("linked")).unwrap();
+    assert!(real.join("model_index.json").exists() && !models.join("linked").exists());
+}
+
+#[test]
+fn the_checksum_is_that_of_the_file_and_is_kept() {
+    use sha2::{Digest, Sha256};
+    let dir = tempfile::tempdir().unwrap();
+    let model_dir = dir.path().join("m");
+    copy(&fixture("sd15"), &model_dir);
+    let model = common::resolve(&model_dir).unwrap();
+    let unet = fs::read(model_dir.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let expect: String = Sha256::digest(&unet).iter().map(|b| format!("{b:02x}")).collect();
+    let cache = dir.path().join("hashes.json");
+    assert_eq!(model.sha256(Some(&cache)).unwrap(), expect);
+    assert_eq!(model.short_hash(None).unwrap(), expect[..10]);
+    // What the cache says is believed while path, size and time stay the same.
+    let poisoned = fs::read_to_string(&cache).unwrap().replace(&expect, &"0".repeat(64));
+    fs::write(&cache, poisoned).unwrap();
+    assert_eq!(model.sha256(Some(&cache)).unwrap(), "0".repeat(64));
+    fs::write(&cache, "not json").unwrap();
+    assert_eq!(model.sha256(Some(&cache)).unwrap(), expect);
+}
+
+#[test]
+fn fingerprints_follow_content_not_names() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&fixture("sd15"), &dir.path().join("one"));
+    copy(&fixture("sd15"), &dir.path().join("two"));
+    let print = |text: &str| common::resolve(&dir.path().join(text)).unwrap().fingerprint;
+    assert_eq!(print("one"), print("two"));
+    set(&dir.path().join("two/vae/config.json"), "scaling_factor", json!(0.5));
+    assert_ne!(print("one"), print("two"));
+}
+
+#[test]
+fn a_model_says_its_own_wishes() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("m");
+    copy(&fixture("sd15"), &model);
+    let wishes = model.join("sd-worker.json");
+    fs::write(&wishes, r#"{"steps":12,"guidance_scale":3,"sampler":"ddim","width":64,"examples":["a cat"]}"#).unwrap();
+    let found = common::resolve(&model).unwrap().defaults;
+    assert_eq!((found.steps, found.guidance, found.sampler.as_str(), found.width), (12, 3.0, "ddim", 64));
+    assert_eq!(found.examples, ["a cat"]);
+    for bad in
+        [r#"{"steps":0}"#, r#"{"steps":100000}"#, r#"{"width":3}"#, r#"{"guidance_scale":-1}"#, r#"{"sampler":3}"#]
+    {
+        fs::write(&wishes, bad).unwrap();
+        assert_eq!(common::resolve(&model).unwrap_err().code(), "bad_config", "{bad}");
+    }
+}
