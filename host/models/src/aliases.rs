@@ -84,7 +84,7 @@ pub const SHORT_NAMES: &[ShortName] = &[
 #[must_use]
 pub fn find(name: &str) -> Option<&'static ShortName> {
     let same = |known: &&str| known.eq_ignore_ascii_case(name);
-    SHORT_NAMES.iter().find(|entry| same(&entry.name) || entry.also.iter().any(|also| same(&also)))
+    SHORT_NAMES.iter().find(|entry| same(&entry.name) || entry.also.iter().any(same))
 }
 
 /// The hub id behind a short name.

@@ -147,10 +147,10 @@ impl Header {
         let mut start = [0_u8; 16];
         let got = fill(&mut input, &mut start).map_err(|error| ModelError::io(&file.name, error))?;
         // A true header can begin like a pickle (a length of 640 does), but then its JSON begins at byte 8.
-        if start[8] != b'{' || got < 9 {
-            if let Some(error) = foreign(&file.name, &start[..got]) {
-                return Err(error);
-            }
+        if (start[8] != b'{' || got < 9)
+            && let Some(error) = foreign(&file.name, &start[..got])
+        {
+            return Err(error);
         }
         if got < 10 {
             return Err(ModelError::Truncated { file: file.name.clone(), have: file.len, need: 10 });

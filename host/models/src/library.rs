@@ -73,10 +73,10 @@ impl Library {
                         }
                     }
                 }
-                if let (Some(id), Some(cache)) = (name.hub(), &self.hub_cache) {
-                    if let Some(place) = cached_place(cache, &id)? {
-                        return Ok((place, name.to_string()));
-                    }
+                if let (Some(id), Some(cache)) = (name.hub(), &self.hub_cache)
+                    && let Some(place) = cached_place(cache, &id)?
+                {
+                    return Ok((place, name.to_string()));
                 }
                 Err(ModelError::NotFound { name: name.to_string(), hint: self.hint(name) })
             }

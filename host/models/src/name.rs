@@ -211,8 +211,11 @@ fn hub_segment(text: &str) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// The local name, and repository and revision on the hub.
+    type Parts<'a> = (Option<&'a str>, Option<(&'a str, &'a str)>);
+
     #[track_caller]
-    fn check(text: &str, expect: Result<(Option<&str>, Option<(&str, &str)>), &str>) {
+    fn check(text: &str, expect: Result<Parts<'_>, &str>) {
         match (ModelName::parse(text), expect) {
             (Ok(name), Ok((local, hub))) => {
                 assert_eq!(name.local(), local, "{text:?}");

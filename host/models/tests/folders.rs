@@ -1,4 +1,5 @@
 //! Diffusers folders that diffusers itself wrote: each family is recognised, complete, and described.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 use sd_models::{Family, Library, ModelRef, Precision, ResolveOptions, TokenizerSource};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Single files whose diffusers folder is known: the derived configs say what the folder's own configs say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod common;
 
@@ -49,11 +50,12 @@ fn check(name: &str, family: Family, sidecar: Value) {
         let derived = fields(&single, part);
         let blocks = own.get("block_out_channels").and_then(Value::as_array).map_or(1, Vec::len);
         for (field, value) in &derived {
-            // Names of the file's maker, sizes that shapes do not tell, and ids that depend on the vocabulary.
+            // Names of the file's maker, sizes and care that shapes do not tell, and ids that depend on the vocabulary.
             if [
                 "_class_name",
                 "architectures",
                 "sample_size",
+                "force_upcast",
                 "time_embedding_dim",
                 "bos_token_id",
                 "eos_token_id",

@@ -184,10 +184,10 @@ fn reject_unsupported(fields: &Fields<'_>) -> Result<()> {
         ("attention_type", "default"),
         ("act_fn", "silu"),
     ] {
-        if let Some(found) = fields.text(field)? {
-            if found != value {
-                return Err(fields.bad(field, format!("is `{found:.32}`, and only `{value}` is supported")));
-            }
+        if let Some(found) = fields.text(field)?
+            && found != value
+        {
+            return Err(fields.bad(field, format!("is `{found:.32}`, and only `{value}` is supported")));
         }
     }
     for field in ["dual_cross_attention", "center_input_sample", "class_embeddings_concat"] {

@@ -71,7 +71,8 @@ pub(crate) fn derive(tensors: &Tensors<'_>, pooled: Option<u64>, sample_size: u6
         "time_cond_proj_dim": tensors.shape("time_embed.cond_proj.weight").and_then(|shape| shape.get(1)),
         "time_embedding_dim": time_dim,
         "up_block_types": up.iter().map(|level| block_type(level, "UpBlock2D")).collect::<Vec<_>>(),
-        "upcast_attention": false,
+        // SD 2 overflows float16 in its attention scores; diffusers' configs of it say so.
+        "upcast_attention": linear && !tensors.has("label_emb.0.0.weight"),
         "use_linear_projection": linear,
     });
     let Some(config) = config.as_object_mut() else { return Ok(Map::new()) };
@@ -91,10 +92,10 @@ fn one_or_all(values: Vec<u64>) -> Value {
 /// Number of heads of a block; diffusers calls it `attention_head_dim`.
 fn heads(channels: u64, first: u64, linear: bool) -> u64 {
     match (linear, first >= NARROW) {
-        (true, true) if channels % 64 == 0 => channels / 64,
-        (false, true) if channels % 8 == 0 => 8,
-        (true, _) if channels % 8 == 0 => channels / 8,
-        (false, _) if channels % 4 == 0 => 4,
+        (true, true) if channels.is_multiple_of(64) => channels / 64,
+        (false, true) if channels.is_multiple_of(8) => 8,
+        (true, _) if channels.is_multiple_of(8) => channels / 8,
+        (false, _) if channels.is_multiple_of(4) => 4,
         _ => 1,
     }
 }
@@ -208,7 +209,7 @@ fn text_time(config: &mut Map<String, Value>, tensors: &Tensors<'_>, pooled: Opt
         return Ok(());
     };
     let Some(pooled) = pooled else { return Err(unsupported("that takes picture embeddings (unCLIP)")) };
-    let rest = input.checked_sub(pooled).unwrap_or(0);
+    let rest = input.saturating_sub(pooled);
     // 256 in every published network, whatever the count of ids.
     let time_dim = match rest {
         1_536 | 1_280 => 256,
