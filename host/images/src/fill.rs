@@ -8,13 +8,18 @@ use crate::{ImageError, Mask, Picture};
 /// Radius of each blur and how often it is laid over what is there.
 const LAYERS: [(f32, usize); 6] = [(256.0, 1), (64.0, 1), (16.0, 2), (4.0, 4), (2.0, 2), (0.0, 1)];
 
+/// Red, green, blue and coverage; colours multiplied by coverage.
+type Rgba = [f32; 4];
+
 /// The picture with the masked area filled; where the mask is 0 its bytes are unchanged. Errors: `SizeMismatch`.
 pub fn fill_masked(picture: &Picture, mask: &Mask) -> Result<Picture, ImageError> {
     picture.check()?;
     mask.same_size("the picture", picture.size())?;
     let (width, height) = (picture.width as usize, picture.height as usize);
-    // Red, green, blue and coverage; colours multiplied by coverage.
-    let mut kept: Vec<[f32; 4]> = Vec::with_capacity(picture.pixels());
+    if picture.pixels() == 0 {
+        return Ok(picture.clone());
+    }
+    let mut kept: Vec<Rgba> = Vec::with_capacity(picture.pixels());
     for (pixel, &mask) in picture.rgb.chunks_exact(3).zip(&mask.data) {
         let cover = f32::from(255 - mask) / 255.0;
         let colour = |i: usize| f32::from(pixel[i]) * cover;
@@ -42,40 +47,75 @@ pub fn fill_masked(picture: &Picture, mask: &Mask) -> Result<Picture, ImageError
     Ok(out)
 }
 
-fn blurred(data: &[[f32; 4]], width: usize, height: usize, sigma: f32) -> Vec<[f32; 4]> {
+fn blurred(data: &[Rgba], width: usize, height: usize, sigma: f32) -> Vec<Rgba> {
     let mut out = data.to_vec();
     if sigma > 0.0 {
         // Three boxes of this width have the variance of the Gaussian.
         let radius = ((12.0 * sigma * sigma / 3.0 + 1.0).sqrt() - 1.0) / 2.0;
+        let mut rows = out.clone();
         for _ in 0..3 {
-            box_lines(&mut out, width, height, 1, width, radius);
-            box_lines(&mut out, height, width, width, 1, radius);
+            box_rows(&out, &mut rows, width, radius);
+            box_columns(&rows, &mut out, width, height, radius);
         }
     }
     out
 }
 
-/// A running mean over 2·radius + 1 values, the ends of the window weighted by the radius's fraction; edges repeat.
-fn box_lines(data: &mut [[f32; 4]], length: usize, lines: usize, step: usize, jump: usize, radius: f32) {
-    let whole = radius as usize;
-    let part = f64::from(radius.fract());
-    let total = 2.0 * f64::from(radius) + 1.0;
-    let mut line = vec![[0f32; 4]; length];
-    for index in 0..lines {
-        let start = index * jump;
-        let at = |i: isize, data: &[[f32; 4]]| data[start + (i.clamp(0, length as isize - 1) as usize) * step];
-        for channel in 0..4 {
-            let value = |i: isize, data: &[[f32; 4]]| f64::from(at(i, data)[channel]);
-            let reach = whole as isize;
-            let mut sum: f64 = (-reach..=reach).map(|i| value(i, data)).sum();
-            for (i, out) in line.iter_mut().enumerate() {
-                let i = i as isize;
-                let ends = value(i - reach - 1, data) + value(i + reach + 1, data);
-                out[channel] = ((sum + part * ends) / total) as f32;
-                sum += value(i + reach + 1, data) - value(i - reach, data);
-            }
+/// The weights of a box of 2·radius + 1 values: how many count fully on each side, what the two at the ends count for,
+/// and the scale. A running sum makes the work independent of the radius; it is kept in `f64` so as not to drift.
+fn window(radius: f32) -> (usize, f64, f64) {
+    (radius as usize, f64::from(radius.fract()), 1.0 / (2.0 * f64::from(radius) + 1.0))
+}
+
+fn add(sum: &mut [f64; 4], value: &Rgba, weight: f64) {
+    sum.iter_mut().zip(value).for_each(|(sum, &value)| *sum += f64::from(value) * weight);
+}
+
+/// Blurs along each row; beyond its ends the last value repeats.
+fn box_rows(data: &[Rgba], out: &mut [Rgba], width: usize, radius: f32) {
+    let (reach, part, scale) = window(radius);
+    let margin = reach + 1;
+    let mut padded = vec![[0f32; 4]; width + 2 * margin];
+    for (row, out) in data.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        padded[..margin].fill(row[0]);
+        padded[margin..margin + width].copy_from_slice(row);
+        padded[margin + width..].fill(row[width - 1]);
+        let mut sum = [0f64; 4];
+        padded[1..2 * margin].iter().for_each(|value| add(&mut sum, value, 1.0));
+        for (i, out) in out.iter_mut().enumerate() {
+            let (before, after) = (&padded[i], &padded[i + 2 * margin]);
+            let mut all = sum;
+            add(&mut all, before, part);
+            add(&mut all, after, part);
+            *out = all.map(|value| (value * scale) as f32);
+            add(&mut sum, after, 1.0);
+            add(&mut sum, &padded[i + 1], -1.0);
         }
-        line.iter().enumerate().for_each(|(i, &value)| data[start + i * step] = value);
+    }
+}
+
+/// Blurs along each column, row by row, so that memory is read in order.
+fn box_columns(data: &[Rgba], out: &mut [Rgba], width: usize, height: usize, radius: f32) {
+    let (reach, part, scale) = window(radius);
+    let reach = reach as isize;
+    let row = |y: isize| {
+        let start = y.clamp(0, height as isize - 1) as usize * width;
+        &data[start..start + width]
+    };
+    let mut sums = vec![[0f64; 4]; width];
+    for y in -reach..=reach {
+        sums.iter_mut().zip(row(y)).for_each(|(sum, value)| add(sum, value, 1.0));
+    }
+    for (out, y) in out.chunks_exact_mut(width).zip(0isize..) {
+        let (before, after, leaving) = (row(y - reach - 1), row(y + reach + 1), row(y - reach));
+        for (x, (sum, out)) in sums.iter_mut().zip(out).enumerate() {
+            let mut all = *sum;
+            add(&mut all, &before[x], part);
+            add(&mut all, &after[x], part);
+            *out = all.map(|value| (value * scale) as f32);
+            add(sum, &after[x], 1.0);
+            add(sum, &leaving[x], -1.0);
+        }
     }
 }
 
