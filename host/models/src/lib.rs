@@ -45,3 +45,4 @@ pub use library::{Library, bundled_dirs};
 pub use memory::{MemoryEstimate, Precision, Weights};
 pub use name::{HubId, MAX_NAME_BYTES, ModelName, ModelRef};
 pub use resolved::{Format, ResolvedModel, Source, Tokenizer, TokenizerSource};
+pub use tokenizer::TokenizerTexts;

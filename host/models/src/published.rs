@@ -111,6 +111,19 @@ fn single_files_give_the_published_configs() {
         }
         assert_eq!(found.scheduler_facts.prediction.name(), "epsilon", "{name}");
         assert_eq!(found.weights.precision(), "F16");
+        for tokenizer in &found.tokenizers {
+            let texts = tokenizer.read().unwrap();
+            let merges = texts.merges_txt.unwrap();
+            // CLIP's 49,408 tokens: 512 bytes, the merges, start and end.
+            assert_eq!(merges.iter().filter(|byte| **byte == b'\n').count(), 49_408 - 514, "{name}");
+            let pad = if tokenizer.encoder == "text_encoder_2" || model.family.starts_with("sd2") || name == "sd_turbo"
+            {
+                "!"
+            } else {
+                "<|endoftext|>"
+            };
+            assert_eq!((tokenizer.pad_token.as_str(), tokenizer.max_length), (pad, 77), "{name}");
+        }
     }
 }
 

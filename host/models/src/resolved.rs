@@ -53,6 +53,8 @@ pub struct Tokenizer {
     pub encoder: &'static str,
     /// Its files.
     pub source: TokenizerSource,
+    /// `tokenizer_config.json` and `special_tokens_map.json`, where there are.
+    pub settings: [Option<PathBuf>; 2],
     /// The token that fills a chunk: `<|endoftext|>` for CLIP-L, `!` for OpenCLIP.
     pub pad_token: String,
     /// Tokens of a chunk, start and end included (77).

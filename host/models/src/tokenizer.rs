@@ -7,6 +7,11 @@ use crate::{
     resolved::{Tokenizer, TokenizerSource},
 };
 use serde_json::Value;
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 /// Finds the tokenizer of the encoder `role` in the folder `sub`.
 pub(crate) fn find(folder: &Folder, role: &'static str, sub: &str, encoder: &ClipConfig) -> Result<Tokenizer> {
@@ -25,25 +30,87 @@ pub(crate) fn find(folder: &Folder, role: &'static str, sub: &str, encoder: &Cli
         }
         _ => return Err(ModelError::MissingTokenizer { folder: sub.into() }),
     };
-    let settings = [format!("{sub}/tokenizer_config.json"), format!("{sub}/special_tokens_map.json")];
-    let mut pad_token = None;
-    let mut max_length = None;
-    for name in settings {
-        let Some(file) = folder.find(&name)? else { continue };
+    let names = [format!("{sub}/tokenizer_config.json"), format!("{sub}/special_tokens_map.json")];
+    let (mut pad_token, mut max_length) = (None, None);
+    let mut settings = [None, None];
+    for (name, slot) in names.iter().zip(&mut settings) {
+        let Some(file) = folder.find(name)? else { continue };
         let json = file.json(MAX_CONFIG_BYTES)?;
-        pad_token = pad_token.or(token(&json, "pad_token")?);
+        // The special tokens' own file wins over the general one.
+        pad_token = token(&json, "pad_token")?.or(pad_token);
         max_length = max_length.or(json.fields.get("model_max_length").and_then(Value::as_u64));
+        *slot = Some(file.path);
     }
     let positions = encoder.positions;
     let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Tokenizer {
         encoder: role,
         source,
+        settings,
         pad_token: pad_token.unwrap_or_else(|| "<|endoftext|>".into()),
         // Some configs say 10^30 for "no bound".
         max_length: narrow(max_length.unwrap_or(positions).min(positions)),
         vocab_size: narrow(encoder.vocab),
     })
+}
+
+/// CLIP's merges, from which its vocabulary follows (see the notice beside the file).
+const CLIP_MERGES: &[u8] = include_bytes!("../assets/clip/merges.txt.gz");
+
+/// The contents of a tokenizer's files, as far as there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizerTexts {
+    /// `tokenizer.json`.
+    pub tokenizer_json: Option<Vec<u8>>,
+    /// `vocab.json`.
+    pub vocab_json: Option<Vec<u8>>,
+    /// `merges.txt`; alone it means CLIP's own vocabulary.
+    pub merges_txt: Option<Vec<u8>>,
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<Vec<u8>>,
+    /// `special_tokens_map.json`.
+    pub special_tokens_map: Option<Vec<u8>>,
+}
+
+impl Tokenizer {
+    /// Reads the files, each within its bound. Single files get CLIP's merges.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], [`ModelError::JsonTooLarge`].
+    pub fn read(&self) -> Result<TokenizerTexts> {
+        let all = |path: &Path| read_bounded(path, MAX_TOKENIZER_BYTES);
+        let small = |path: &Option<PathBuf>| path.as_ref().map(|path| read_bounded(path, MAX_CONFIG_BYTES)).transpose();
+        let mut texts = TokenizerTexts {
+            tokenizer_config: small(&self.settings[0])?,
+            special_tokens_map: small(&self.settings[1])?,
+            ..TokenizerTexts::default()
+        };
+        match &self.source {
+            TokenizerSource::Json(path) => texts.tokenizer_json = Some(all(path)?),
+            TokenizerSource::VocabMerges { vocab, merges } => {
+                texts.vocab_json = Some(all(vocab)?);
+                texts.merges_txt = Some(all(merges)?);
+            }
+            TokenizerSource::EmbeddedClip => {
+                let mut merges = Vec::new();
+                let read = flate2::read::GzDecoder::new(CLIP_MERGES).read_to_end(&mut merges);
+                read.map_err(|error| ModelError::io("merges.txt", error))?;
+                texts.merges_txt = Some(merges);
+            }
+        }
+        Ok(texts)
+    }
+}
+
+fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+    read.map_err(|error| ModelError::io(&name, error))?;
+    if bytes.len() as u64 > limit {
+        return Err(ModelError::JsonTooLarge { file: name, limit });
+    }
+    Ok(bytes)
 }
 
 fn bounded(file: &FoundFile) -> Result<()> {

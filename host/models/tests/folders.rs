@@ -23,6 +23,10 @@ fn check(name: &str, family: Family, sampler: &str, guidance: f32, encoders: usi
     assert!(roles.contains(&"unet") && roles.contains(&"vae"), "{name}: {roles:?}");
     assert_eq!(roles.len(), 2 + encoders, "{name}: {roles:?}");
     assert_eq!(model.configs.len(), roles.len(), "{name}");
+    for tokenizer in &model.tokenizers {
+        let texts = tokenizer.read().unwrap();
+        assert!(texts.vocab_json.is_some() && texts.merges_txt.is_some() && texts.tokenizer_config.is_some(), "{name}");
+    }
     let source = model.to_source();
     for (role, path) in &source.files {
         assert!(Path::new(path).is_absolute() && path.ends_with(".safetensors"), "{role}: {path}");

@@ -197,6 +197,7 @@ fn tokenizers(
         tokenizers.push(Tokenizer {
             encoder: encoder.role,
             source: TokenizerSource::EmbeddedClip,
+            settings: [None, None],
             // OpenCLIP was trained with zeros behind the text, and id 0 is `!`.
             pad_token: if encoder.naming == Naming::OpenClip { "!".into() } else { "<|endoftext|>".into() },
             max_length: narrow(config.positions),
