@@ -145,3 +145,146 @@ fn a_model_says_its_own_wishes() {
         assert_eq!(common::resolve(&model).unwrap_err().code(), "bad_config", "{bad}");
     }
 }
+
+/// Splits a part's weights into two shards with an index, as diffusers does.
+fn shard(folder: &std::path::Path, stem: &str) {
+    let whole = folder.join(format!("{stem}.safetensors"));
+    let bytes = fs::read(&whole).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let data = &bytes[8 + length..];
+    let mut index = serde_json::Map::new();
+    for half in 0..2 {
+        let name = format!("{stem}-0000{}-of-00002.safetensors", half + 1);
+        let (mut entries, mut out) = (serde_json::Map::new(), Vec::new());
+        for (i, (tensor, entry)) in header.iter().filter(|(tensor, _)| *tensor != "__metadata__").enumerate() {
+            if i % 2 != half {
+                continue;
+            }
+            let at = |k: usize| entry["data_offsets"][k].as_u64().unwrap() as usize;
+            let start = out.len();
+            out.extend(&data[at(0)..at(1)]);
+            let moved = json!({ "dtype": entry["dtype"], "shape": entry["shape"], "data_offsets": [start, out.len()] });
+            entries.insert(tensor.clone(), moved);
+            index.insert(tensor.clone(), json!(name));
+        }
+        let text = serde_json::Value::Object(entries).to_string();
+        let file = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &out].concat();
+        fs::write(folder.join(name), file).unwrap();
+    }
+    let index = json!({ "metadata": { "total_size": data.len() }, "weight_map": index });
+    fs::write(folder.join(format!("{stem}.safetensors.index.json")), index.to_string()).unwrap();
+    fs::remove_file(whole).unwrap();
+}
+
+#[test]
+fn shards_repeat_their_role_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("m");
+    copy(&fixture("sd15"), &model);
+    let before = common::resolve(&model).unwrap();
+    shard(&model.join("unet"), "diffusion_pytorch_model");
+    let after = common::resolve(&model).unwrap();
+    let shards: Vec<String> = after
+        .files
+        .iter()
+        .filter(|(role, _)| *role == "unet")
+        .map(|(_, path)| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    let name = |n| format!("diffusion_pytorch_model-0000{n}-of-00002.safetensors");
+    assert_eq!(shards, [name(1), name(2)]);
+    assert_eq!(after.weights.parameters, before.weights.parameters);
+    fs::remove_file(model.join("unet").join(name(2))).unwrap();
+    assert_eq!(common::resolve(&model).unwrap_err().code(), "model_file_missing");
+}
+
+#[test]
+fn variants_are_chosen_by_wish() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("m");
+    copy(&fixture("sd15"), &model);
+    let unet = |prefer| {
+        let options = ResolveOptions { prefer, ..ResolveOptions::default() };
+        let model = Library::default().resolve(&ModelRef::Path(model.clone()), options).unwrap();
+        let (_, path) = model.files.into_iter().find(|(role, _)| *role == "unet").unwrap();
+        path.file_name().unwrap().to_string_lossy().into_owned()
+    };
+    let (full, half) = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors");
+    assert_eq!(unet(sd_models::Prefer::Half), full);
+    fs::copy(model.join("unet").join(full), model.join("unet").join(half)).unwrap();
+    assert_eq!(unet(sd_models::Prefer::Half), half);
+    assert_eq!(unet(sd_models::Prefer::Full), full);
+    fs::remove_file(model.join("unet").join(full)).unwrap();
+    assert_eq!(unet(sd_models::Prefer::Full), half);
+}
+
+#[test]
+fn names_of_older_and_newer_writers() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("m");
+    copy(&fixture("sd15"), &model);
+    let rename = |file: &str, pairs: &[(&str, &str)]| {
+        let mut count = 0;
+        common::reheader(&model.join(file), |header| {
+            for name in header.keys().cloned().collect::<Vec<_>>() {
+                let new = pairs.iter().fold(name.clone(), |name, (from, to)| name.replace(from, to));
+                if new != name {
+                    let tensor = header.remove(&name).unwrap();
+                    header.insert(new, tensor);
+                    count += 1;
+                }
+            }
+        });
+        assert!(count > 3, "{file}");
+    };
+    // VAEs before diffusers 0.17, and text encoders of transformers 5.
+    let old = [
+        ("s.0.to_q.", "s.0.query."),
+        ("s.0.to_k.", "s.0.key."),
+        ("s.0.to_v.", "s.0.value."),
+        ("s.0.to_out.0.", "s.0.proj_attn."),
+    ];
+    rename("vae/diffusion_pytorch_model.safetensors", &old);
+    rename("text_encoder/model.safetensors", &[("text_model.", "")]);
+    common::resolve(&model).unwrap();
+}
+
+/// The table of the docs is the table of the program.
+#[test]
+fn the_docs_know_every_short_name() {
+    let docs = fs::read_to_string(repository().join("docs/MODELS.md")).unwrap();
+    for entry in sd_models::aliases::SHORT_NAMES {
+        let also: Vec<String> = entry.also.iter().map(|name| format!("`{name}`")).collect();
+        let line = format!("| `{}` | {} | {} |", entry.name, also.join(", "), entry.hub);
+        assert!(docs.contains(&line), "docs/MODELS.md lacks: {line}");
+    }
+    for family in sd_models::Family::all() {
+        assert!(docs.contains(&format!("`{family}`")), "docs/MODELS.md lacks {family}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_cache_cannot_lead_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("hub");
+    let repo = cache.join("models--acme--tiny");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let snapshot = repo.join("snapshots").join(commit);
+    copy(&fixture("sd15"), &snapshot);
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    fs::write(repo.join("refs/main"), commit).unwrap();
+    let library = Library::new(Vec::new(), Some(cache));
+    let asked = |revision: &str| resolve(&library, &format!("acme/tiny{revision}"));
+    asked("").unwrap();
+    asked(&format!("@{commit}")).unwrap();
+    assert_eq!(asked("@other").unwrap_err().code(), "model_not_found");
+
+    let config = snapshot.join("unet/config.json");
+    fs::rename(&config, dir.path().join("config.json")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("config.json"), &config).unwrap();
+    assert_eq!(asked("").unwrap_err().code(), "outside_models_dir");
+    // A ref is a commit, never a path.
+    fs::write(repo.join("refs/main"), "../../../elsewhere").unwrap();
+    assert_eq!(asked("").unwrap_err().code(), "model_not_found");
+}
