@@ -1,6 +1,5 @@
 //! Masks: one byte a pixel, 255 = repaint, 0 = keep.
 
-use crate::picture::blend;
 use crate::{Filter, ImageError, Picture, ResizeMode, resample, resize};
 
 /// The strongest blur.
@@ -149,14 +148,14 @@ impl Mask {
         Ok(self)
     }
 
-    /// The picture with everything to repaint set to grey, as 9-channel models want it; soft values blend.
-    pub fn grey_out(&self, picture: &Picture) -> Result<Picture, ImageError> {
+    /// The masked picture that 9-channel models encode: `height × width × 3` values from 0 to 1, exactly ½ wherever the
+    /// mask is 128 or more, as diffusers makes it. Errors: `SizeMismatch`, `Length`.
+    pub fn masked_pixels(&self, picture: &Picture) -> Result<Vec<f32>, ImageError> {
+        picture.check()?;
         self.same_size("the picture", picture.size())?;
-        let mut grey = picture.clone();
-        for (pixel, &mask) in grey.rgb.chunks_exact_mut(3).zip(&self.data) {
-            pixel.iter_mut().for_each(|value| *value = blend(*value, 128, mask));
-        }
-        Ok(grey)
+        let pixels = picture.rgb.chunks_exact(3).zip(&self.data);
+        let value = |value: u8, mask: u8| if mask >= 128 { 0.5 } else { f32::from(value) / 255.0 };
+        Ok(pixels.flat_map(|(pixel, &mask)| [0, 1, 2].map(|i| value(pixel[i], mask))).collect())
     }
 
     pub(crate) fn same_size(&self, what: &'static str, size: (u32, u32)) -> Result<(), ImageError> {

@@ -83,8 +83,9 @@ fn resize_follows_the_picture() {
 }
 
 #[test]
-fn greyed_out() {
-    let picture = Picture::filled(3, 1, [10, 20, 30]);
-    let grey = mask(3, &[0, 255, 128]).grey_out(&picture).unwrap();
-    assert_eq!(grey.rgb, [10, 20, 30, 128, 128, 128, 69, 74, 79]);
+fn masked_pixels_are_grey() {
+    let picture = Picture::filled(3, 1, [0, 51, 255]);
+    let pixels = mask(3, &[127, 128, 255]).masked_pixels(&picture).unwrap();
+    assert_eq!(pixels, [0.0, 0.2, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
+    assert_eq!(mask(1, &[0]).masked_pixels(&picture).unwrap_err().code(), "image_size_mismatch");
 }
