@@ -76,17 +76,26 @@ pub fn encode(
     tokenizers: &[&Tokenizer],
     options: &ChunkOptions<'_>,
 ) -> Result<Vec<Chunks>, PromptError> {
-    let mut all = tokenizers.iter().map(|one| encode_one(text, one, options)).collect::<Result<Vec<_>, _>>()?;
+    let mut all = tokenizers
+        .iter()
+        .enumerate()
+        .map(|(i, one)| encode_one(text, i, one, options))
+        .collect::<Result<Vec<_>, _>>()?;
     let most = all.iter().map(Chunks::count).max().unwrap_or(1);
     all.iter_mut().for_each(|chunks| chunks.pad_to(most));
     Ok(all)
 }
 
-fn encode_one(text: &WeightedText, tokenizer: &Tokenizer, options: &ChunkOptions<'_>) -> Result<Chunks, PromptError> {
+fn encode_one(
+    text: &WeightedText,
+    encoder: usize,
+    tokenizer: &Tokenizer,
+    options: &ChunkOptions<'_>,
+) -> Result<Chunks, PromptError> {
     if !(3..=4096).contains(&options.length) {
         return Err(PromptError::ChunkLength { length: options.length });
     }
-    let mut cutter = Cutter::new(tokenizer, options);
+    let mut cutter = Cutter::new(encoder, tokenizer, options);
     for piece in &text.pieces {
         match piece {
             Piece::Break if options.overflow == Overflow::Truncate => {}
@@ -98,6 +107,7 @@ fn encode_one(text: &WeightedText, tokenizer: &Tokenizer, options: &ChunkOptions
 }
 
 struct Cutter<'a> {
+    encoder: usize,
     tokenizer: &'a Tokenizer,
     options: &'a ChunkOptions<'a>,
     /// Tokens that fit between start and end.
@@ -108,20 +118,20 @@ struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(tokenizer: &'a Tokenizer, options: &'a ChunkOptions<'a>) -> Self {
+    fn new(encoder: usize, tokenizer: &'a Tokenizer, options: &'a ChunkOptions<'a>) -> Self {
         let room = options.length - 2;
         let mut empty = vec![tokenizer.pad(); options.length];
         (empty[0], empty[1]) = (tokenizer.bos(), tokenizer.eos());
         let done =
             Chunks { length: options.length, tokens: Vec::new(), weights: Vec::new(), empty, used: 0, truncated: 0 };
-        Self { tokenizer, options, room, done, open: Vec::new(), comma: None }
+        Self { encoder, tokenizer, options, room, done, open: Vec::new(), comma: None }
     }
 
     fn text(&mut self, text: &str, weight: f32) -> Result<(), PromptError> {
         let Some(find) = self.options.embeddings else {
             return self.plain(text, weight);
         };
-        for part in embeddings::split(text, find)? {
+        for part in embeddings::split(text, &|name| find(self.encoder, name))? {
             match part {
                 Part::Text(text) => self.plain(text, weight)?,
                 Part::Embedding { name, placeholder } => {

@@ -24,13 +24,13 @@ fn tokenizer(pad: &str) -> Tokenizer {
     Tokenizer::load(&files).unwrap()
 }
 
-fn find(name: &str) -> Option<Placeholder> {
+fn find(encoder: usize, name: &str) -> Option<Placeholder> {
     let vectors = match name {
         "emb" => 3,
         "big" => 6,
         _ => return None,
     };
-    Some(Placeholder { first_id: 1000, vectors })
+    Some(Placeholder { first_id: 1000 * (encoder as u32 + 1), vectors })
 }
 
 fn options(overflow: Overflow) -> ChunkOptions<'static> {
@@ -41,7 +41,7 @@ fn options(overflow: Overflow) -> ChunkOptions<'static> {
 fn show(prompt: &str, options: &ChunkOptions<'_>) -> String {
     let tokenizer = tokenizer("!");
     let text = WeightedText::parse(prompt).unwrap();
-    match encode_one(&text, &tokenizer, options) {
+    match encode_one(&text, 0, &tokenizer, options) {
         Err(error) => error.code().into(),
         Ok(chunks) => {
             assert_eq!(chunks.tokens.len(), chunks.weights.len());
@@ -99,9 +99,9 @@ fn overflow() {
     check("a b, d e f", Overflow::Truncate, "<ab,de>");
     check("a BREAK b", Overflow::Truncate, "<ab>___");
     let text = WeightedText::parse("a b c d e f g").unwrap();
-    let cut = encode_one(&text, &tokenizer("!"), &options(Overflow::Truncate)).unwrap();
+    let cut = encode_one(&text, 0, &tokenizer("!"), &options(Overflow::Truncate)).unwrap();
     assert_eq!((cut.used, cut.truncated), (7, 2));
-    let error = encode_one(&text, &tokenizer("!"), &options(Overflow::Reject)).unwrap_err();
+    let error = encode_one(&text, 0, &tokenizer("!"), &options(Overflow::Reject)).unwrap_err();
     assert_eq!(error, PromptError::Overflow { tokens: 7, limit: 5 });
 }
 
@@ -121,7 +121,7 @@ fn embeddings() {
 fn weights_follow_their_tokens() {
     let tokenizer = tokenizer("<|endoftext|>");
     let text = WeightedText::parse("a (b emb:2)").unwrap();
-    let chunks = encode_one(&text, &tokenizer, &options(Overflow::Chunk)).unwrap();
+    let chunks = encode_one(&text, 0, &tokenizer, &options(Overflow::Chunk)).unwrap();
     assert_eq!(chunks.tokens, [BOS, 0, 1, 1000, 1001, 1002, EOS]);
     assert_eq!(chunks.weights, [1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 1.0]);
     assert_eq!(chunks.empty, [BOS, EOS, EOS, EOS, EOS, EOS, EOS]);
@@ -134,6 +134,9 @@ fn encoders_share_the_number_of_chunks() {
     let all = encode(&text, &[&first, &second], &options(Overflow::Chunk)).unwrap();
     assert_eq!(all.iter().map(Chunks::count).collect::<Vec<_>>(), [2, 2]);
     assert_eq!((all[0].tokens[10], all[1].tokens[10]), (EOS, 45));
+    let text = WeightedText::parse("emb").unwrap();
+    let own = encode(&text, &[&first, &second], &options(Overflow::Chunk)).unwrap();
+    assert_eq!((own[0].tokens[1], own[1].tokens[1]), (1000, 2000), "each encoder has its own placeholders");
     let mut padded = all[1].clone();
     padded.pad_to(3);
     assert_eq!((padded.count(), &padded.tokens[14..], padded.weights.len()), (3, &all[1].empty[..], 21));

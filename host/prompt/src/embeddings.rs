@@ -11,8 +11,12 @@ pub struct Placeholder {
     pub vectors: u32,
 }
 
-/// Looks an embedding up by name (ignoring case is the caller's choice).
-pub type FindEmbedding<'a> = dyn Fn(&str) -> Option<Placeholder> + 'a;
+/// Looks an embedding up for an encoder (its index in [`crate::encode`]'s list) by name. Ignoring case is the caller's
+/// choice; so is what an encoder reads that an embedding has no vectors for.
+pub type FindEmbedding<'a> = dyn Fn(usize, &str) -> Option<Placeholder> + 'a;
+
+/// The same for one encoder.
+type Find<'a> = dyn Fn(&str) -> Option<Placeholder> + 'a;
 
 /// Names with blanks are looked for up to this many words.
 const MAX_WORDS: usize = 4;
@@ -26,7 +30,7 @@ pub(crate) enum Part<'a> {
 }
 
 /// Finds `embedding:name` (an error where it is unknown) and bare names that stand as words of their own.
-pub(crate) fn split<'a>(text: &'a str, find: &FindEmbedding<'_>) -> Result<Vec<Part<'a>>, PromptError> {
+pub(crate) fn split<'a>(text: &'a str, find: &Find<'_>) -> Result<Vec<Part<'a>>, PromptError> {
     let mut parts = Vec::new();
     let (mut from, mut at) = (0, 0);
     while at < text.len() {
@@ -70,7 +74,7 @@ fn word(text: &str) -> &str {
 }
 
 /// The longest known name that `text` starts with and that ends where a word ends.
-fn longest<'a>(text: &'a str, find: &FindEmbedding<'_>) -> Option<(&'a str, Placeholder)> {
+fn longest<'a>(text: &'a str, find: &Find<'_>) -> Option<(&'a str, Placeholder)> {
     let mut best = None;
     let mut end = 0;
     for _ in 0..MAX_WORDS {
