@@ -107,10 +107,19 @@ impl Catalog {
     /// Looks for plugins and asks each one. Takes some milliseconds per file; never fails, since every file's fault stands
     /// in the report.
     pub fn scan(search: &Search) -> Self {
+        Catalog::of(search, files(search))
+    }
+
+    /// The same with one library, wherever it lies and whatever its name is.
+    pub(crate) fn of_file(search: &Search, file: &Path) -> Self {
+        Catalog::of(search, vec![std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned())])
+    }
+
+    fn of(search: &Search, files: Vec<PathBuf>) -> Self {
         let hardware = search.hardware.clone().unwrap_or_else(hardware::hardware);
         let shipped = own_folders();
         let mut cache = Cache::open(search.cache.as_deref());
-        let entries: Vec<Entry> = files(search)
+        let entries: Vec<Entry> = files
             .into_iter()
             .map(|path| {
                 let isolated = isolated(search, &path, &shipped);

@@ -10,6 +10,7 @@
 //! in a child; every answer passes [`vetted`], so callers need not distrust a description or an output.
 
 mod catalog;
+pub mod conformance;
 mod control;
 mod error;
 pub mod hardware;

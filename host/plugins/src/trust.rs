@@ -70,11 +70,7 @@ fn owners(path: &Path, exe: Option<&Path>) -> Result<(), PluginError> {
         // With the sticky bit others cannot replace what lies there, but they can add to the plugin folder itself.
         if mode & 0o002 != 0 && (depth == 0 || mode & 0o1000 == 0) {
             let which = if depth == 0 { "its folder" } else { "a folder above it" };
-            return Err(untrusted(
-                path,
-                format!("anyone may write to {which}"),
-                "chmod o-w the folder, or start with --plugin-trust anyone".to_owned(),
-            ));
+            return Err(untrusted(path, format!("anyone may write to {which}"), "chmod o-w the folder".to_owned()));
         }
     }
     Ok(())
