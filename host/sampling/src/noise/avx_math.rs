@@ -4,16 +4,23 @@
 //! J. Pommier's `sse_mathfun`, after the Cephes library). Evaluating the same polynomials in the same order and
 //! with the same roundings, one lane at a time, gives the same bits on every processor.
 
+#![allow(
+    clippy::excessive_precision,
+    clippy::unreadable_literal,
+    reason = "constants of Cephes, as they are written there"
+)]
+
+/// Polynomial of Cephes' `logf`.
 const LOG_POLYNOMIAL: [f32; 9] = [
-    7.037_683_6E-2,
-    -1.151_461E-1,
-    1.167_699_9E-1,
-    -1.242_014_1E-1,
-    1.424_932_3E-1,
-    -1.666_805_8E-1,
-    2.000_071_5E-1,
-    -2.499_999_4E-1,
-    3.333_333E-1,
+    7.0376836292E-2,
+    -1.1514610310E-1,
+    1.1676998740E-1,
+    -1.2420140846E-1,
+    1.4249322787E-1,
+    -1.6668057665E-1,
+    2.0000714765E-1,
+    -2.4999993993E-1,
+    3.3333331174E-1,
 ];
 
 /// Natural logarithm of a positive, normal `x`.
@@ -33,28 +40,28 @@ pub(crate) fn log(x: f32) -> f32 {
     for coefficient in &LOG_POLYNOMIAL[1..] {
         y = fma(y, m, *coefficient);
     }
-    y = fma(y * m, z, e * -2.121_944_4e-4);
+    y = fma(y * m, z, e * -2.12194440e-4);
     y = fma(-z, 0.5, y);
-    fma(e, 0.693_359_4, m + y)
+    fma(e, 0.693359375, m + y)
 }
 
 /// Sine and cosine of `x` in `[0, 2π)`.
 pub(crate) fn sincos(x: f32) -> (f32, f32) {
     // The octant, rounded up to even, and the argument reduced by it in three parts of π/4.
-    let octant = ((x * 1.273_239_5) as i32 + 1) & !1;
+    let octant = ((x * 1.27323954473516) as i32 + 1) & !1;
     let y = octant as f32;
-    let mut r = fma(y, -0.785_156_25, x);
-    r = fma(y, -2.418_756_5e-4, r);
-    r = fma(y, -3.774_895e-8, r);
+    let mut r = fma(y, -0.78515625, x);
+    r = fma(y, -2.4187564849853515625e-4, r);
+    r = fma(y, -3.77489497744594108e-8, r);
 
     let z = r * r;
-    let mut cos = 2.443_315_7e-5;
-    cos = fma(cos, z, -1.388_731_6E-3);
-    cos = fma(cos, z, 4.166_664_6E-2);
+    let mut cos = 2.443315711809948e-5;
+    cos = fma(cos, z, -1.388731625493765e-3);
+    cos = fma(cos, z, 4.166664568298827e-2);
     cos = fma(cos * z, z, -(z * 0.5)) + 1.0;
-    let mut sin = -1.951_529_6E-4;
-    sin = fma(sin, z, 8.332_161E-3);
-    sin = fma(sin, z, -1.666_665_5E-1);
+    let mut sin = -1.9515295891e-4;
+    sin = fma(sin, z, 8.3321608736e-3);
+    sin = fma(sin, z, -1.6666654611e-1);
     sin = fma(sin * z, r, r);
 
     let swapped = octant & 2 != 0;

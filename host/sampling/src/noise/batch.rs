@@ -1,5 +1,6 @@
 //! The noise of a batch: one generator per image, in the order in which A1111 and diffusers draw.
 
+use super::brownian::BrownianTree;
 use super::{Generator, Rng, slerp};
 use crate::NoiseRequest;
 
@@ -70,6 +71,8 @@ pub struct BatchNoise {
     rng: Rng,
     shape: NoiseShape,
     images: Vec<(ImageSeed, Generator)>,
+    /// One path per image, made when a sampler first asks for one.
+    paths: Vec<BrownianTree>,
 }
 
 impl BatchNoise {
@@ -77,7 +80,7 @@ impl BatchNoise {
     #[must_use]
     pub fn new(rng: Rng, shape: NoiseShape, seeds: &[ImageSeed]) -> Self {
         let images = seeds.iter().map(|image| (*image, rng.seeded(image.seed))).collect();
-        Self { rng, shape, images }
+        Self { rng, shape, images, paths: Vec::new() }
     }
 
     /// The noise the batch starts from, `[images · channels · height · width]`. Call it once, before any other draw.
@@ -96,6 +99,15 @@ impl BatchNoise {
     pub fn sample(&mut self, request: NoiseRequest) -> Vec<f32> {
         match request {
             NoiseRequest::Fresh { .. } => self.fresh(),
+            NoiseRequest::Path { from, to, lowest, highest, .. } => {
+                if self.paths.is_empty() {
+                    let (rng, len) = (self.rng, self.shape.len());
+                    let path =
+                        |(image, _): &(ImageSeed, Generator)| BrownianTree::new(rng, image.seed, len, lowest, highest);
+                    self.paths = self.images.iter().map(path).collect();
+                }
+                self.paths.iter_mut().flat_map(|path| path.increment(from, to)).collect()
+            }
         }
     }
 }

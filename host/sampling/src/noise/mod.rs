@@ -5,8 +5,10 @@
 
 mod avx_math;
 mod batch;
+mod brownian;
 mod mt19937;
 mod philox;
+mod seed_sequence;
 mod torch_cpu;
 mod variation;
 

@@ -32,7 +32,7 @@ impl TorchCpu {
             box_muller(block);
         }
         // A ragged end is drawn anew as one whole block that overlaps the last full one.
-        if len % BLOCK != 0 {
+        if !len.is_multiple_of(BLOCK) {
             let tail = &mut values[len - BLOCK..];
             for value in tail.iter_mut() {
                 *value = uniform(self.twister.next_u32());
@@ -79,7 +79,8 @@ fn box_muller(block: &mut [f32]) {
         let u2 = block[i + BLOCK / 2];
         let radius = (-2.0 * log(u1)).sqrt();
         let (sin, cos) = sincos(std::f32::consts::TAU * u2);
-        block[i] = radius * cos;
-        block[i + BLOCK / 2] = radius * sin;
+        // PyTorch multiplies by the deviation and adds the mean: −0 becomes 0.
+        block[i] = radius * cos + 0.0;
+        block[i + BLOCK / 2] = radius * sin + 0.0;
     }
 }
