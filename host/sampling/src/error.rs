@@ -28,6 +28,12 @@ pub enum Error {
         /// The largest number that works.
         max: usize,
     },
+    /// The noise levels of a request are not a schedule.
+    #[error("sigmas must be 2 to {max} finite numbers that fall and are not negative")]
+    Sigmas {
+        /// The most that can be given.
+        max: usize,
+    },
     /// A number is outside of its range.
     #[error("{field} must be {expected}, not {value}")]
     OutOfRange {
@@ -54,14 +60,6 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// The sampler cannot work with what the model predicts.
-    #[error("sampler {sampler} cannot run a model with prediction type `{prediction}`; use euler or ddim")]
-    Prediction {
-        /// Name of the sampler.
-        sampler: &'static str,
-        /// Name of the prediction type.
-        prediction: &'static str,
-    },
 }
 
 impl Error {
@@ -72,10 +70,10 @@ impl Error {
             Self::UnknownSampler { .. } => "unknown_sampler",
             Self::UnknownSchedule { .. } => "unknown_schedule",
             Self::Steps { .. } => "steps_out_of_range",
+            Self::Sigmas { .. } => "bad_sigmas",
             Self::OutOfRange { .. } => "value_out_of_range",
             Self::NothingToDo { .. } => "no_steps_left",
             Self::Config { .. } => "bad_scheduler_config",
-            Self::Prediction { .. } => "prediction_not_supported",
         }
     }
 }

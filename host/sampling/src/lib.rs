@@ -9,6 +9,7 @@ mod error;
 pub mod guidance;
 mod level;
 mod model;
+pub mod names;
 pub mod noise;
 mod plan;
 mod run;

@@ -38,6 +38,8 @@ pub struct Settings {
     pub sampler: Sampler,
     /// The schedule.
     pub schedule: Schedule,
+    /// The noise levels themselves, falling, the last one included: takes the place of schedule and steps.
+    pub sigmas: Option<Vec<f64>>,
     /// Steps of the whole schedule.
     pub steps: usize,
     /// How much of an initial picture is made anew, above 0 to 1 (everything). `min(⌊steps · strength⌋, steps)` steps
@@ -56,6 +58,7 @@ impl Default for Settings {
         Self {
             sampler: Sampler::Euler,
             schedule: Schedule::Auto,
+            sigmas: None,
             steps: 20,
             strength: 1.0,
             start: 0.0,
@@ -98,7 +101,17 @@ pub struct Plan {
     initial_noise: f64,
     /// Factor that turns the last latents into the result.
     final_scale: f64,
-    first_order_end: bool,
+    ending: Ending,
+    auto: bool,
+}
+
+/// How a multistep solver of a model's own schedule ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// The last step is of first order.
+    pub(crate) first_order: bool,
+    /// The order falls to 2 and 1 in the last two steps.
+    pub(crate) falling_order: bool,
 }
 
 impl Plan {
@@ -111,8 +124,9 @@ impl Plan {
         check(settings)?;
         let (sampler, steps) = (settings.sampler, settings.steps);
         let preserving = sampler.preserves_variance();
-        let auto = settings.schedule == Schedule::Auto;
-        let (levels, arrivals, initial_noise) = match schedule::named(settings.schedule, model, steps) {
+        let auto = settings.schedule == Schedule::Auto && settings.sigmas.is_none();
+        let given = settings.sigmas.clone().or_else(|| schedule::named(settings.schedule, model, steps));
+        let (levels, arrivals, initial_noise) = match given {
             Some(sigmas) => {
                 let levels = schedule::levels(&sigmas, model);
                 let first = levels[0].sigma;
@@ -138,7 +152,11 @@ impl Plan {
             arrivals,
             initial_noise,
             final_scale: if shrinks { alpha(end_sigma) } else { 1.0 },
-            first_order_end: auto && (short || config.euler_at_final == Some(true)),
+            ending: Ending {
+                first_order: auto && (short || config.euler_at_final == Some(true)),
+                falling_order: auto && short && sampler.rule().is_multistep(),
+            },
+            auto,
         })
     }
 
@@ -226,8 +244,29 @@ impl Plan {
         &self.options
     }
 
-    pub(crate) fn first_order_end(&self) -> bool {
-        self.first_order_end
+    pub(crate) fn is_auto(&self) -> bool {
+        self.auto
+    }
+
+    pub(crate) fn ending(&self) -> Ending {
+        self.ending
+    }
+
+    /// Whether PNDM takes its first steps with Runge-Kutta's method.
+    pub(crate) fn warms_up(&self) -> bool {
+        self.auto && self.range.start == 0 && self.sampling.config().skip_prk_steps == Some(false)
+    }
+
+    /// Whether SDE noise follows a Brownian path. diffusers' multistep SDE solvers draw fresh noise instead.
+    pub(crate) fn follows_path(&self) -> bool {
+        !(self.auto && self.sampler.rule().is_multistep())
+    }
+
+    /// Smallest positive and largest sigma of the run.
+    pub(crate) fn sigma_range(&self) -> (f64, f64) {
+        let run = &self.levels[self.range.start..=self.range.end];
+        let highest = run[0].sigma;
+        (run.iter().map(|level| level.sigma).filter(|sigma| *sigma > 0.0).fold(highest, f64::min), highest)
     }
 }
 
@@ -235,7 +274,7 @@ impl Plan {
 fn range(levels: &[Level], model: &ModelSampling, settings: &Settings) -> Result<Range<usize>, Error> {
     let steps = levels.len() - 1;
     // ⌊steps · strength⌋ in double precision, as Python computes it.
-    let wanted = ((settings.steps as f64 * settings.strength) as usize).min(steps);
+    let wanted = ((steps as f64 * settings.strength) as usize).min(steps);
     let mut range = steps - wanted..steps;
     let train = model.train_timesteps() as f64;
     let cutoff = |part: f64| (train - part * train).round_ties_even();
@@ -255,6 +294,13 @@ fn range(levels: &[Level], model: &ModelSampling, settings: &Settings) -> Result
 fn check(settings: &Settings) -> Result<(), Error> {
     if !(1..=MAX_STEPS).contains(&settings.steps) {
         return Err(Error::Steps { steps: settings.steps, max: MAX_STEPS });
+    }
+    if let Some(sigmas) = &settings.sigmas {
+        let falling =
+            sigmas.windows(2).all(|pair| pair[0] > pair[1]) && sigmas.iter().all(|s| s.is_finite() && *s >= 0.0);
+        if !falling || !(2..=MAX_STEPS + 1).contains(&sigmas.len()) {
+            return Err(Error::Sigmas { max: MAX_STEPS + 1 });
+        }
     }
     let options = &settings.options;
     let numbers = [

@@ -46,6 +46,20 @@ pub enum NoiseRequest {
         /// Index of the step.
         step: usize,
     },
+    /// The increment of one Brownian path per image between two sigmas, scaled to unit variance. Overlapping requests
+    /// get overlapping, consistent noise.
+    Path {
+        /// Index of the step.
+        step: usize,
+        /// Sigma the sampler comes from.
+        from: f64,
+        /// Sigma it goes to.
+        to: f64,
+        /// Smallest positive sigma of the run; the same in every request of a run.
+        lowest: f64,
+        /// Largest sigma of the run; the same in every request of a run.
+        highest: f64,
+    },
 }
 
 /// The network: the latents, timestep and step in, the raw output (after guidance) out.
@@ -87,6 +101,24 @@ impl<'p, 'c, E> Run<'p, 'c, E> {
         self.plan.levels()[index]
     }
 
+    /// The level of a sigma that is not one of the schedule's.
+    pub(crate) fn level_at(&self, sigma: f64) -> Level {
+        Level { timestep: self.sampling().timestep(sigma), sigma }
+    }
+
+    /// Steps from this one to the end of the whole schedule, this one included.
+    pub(crate) fn steps_left(&self, step: usize) -> usize {
+        self.plan.levels().len() - 1 - step
+    }
+
+    /// −ln of the largest and of the smallest positive sigma of the run; a run with one positive sigma ends at the
+    /// model's smallest.
+    pub(crate) fn log_range(&self) -> (f64, f64) {
+        let (lowest, highest) = self.plan.sigma_range();
+        let lowest = if lowest < highest { lowest } else { self.sampling().sigma_min().min(highest) };
+        (-highest.ln(), -lowest.ln())
+    }
+
     /// The sigma at which a step arrives.
     pub(crate) fn arrival(&self, step: usize) -> f64 {
         self.plan.arrivals()[step]
@@ -94,7 +126,29 @@ impl<'p, 'c, E> Run<'p, 'c, E> {
 
     /// Whether the configuration wants the last step to be of first order.
     pub(crate) fn ends_first_order(&self, step: usize) -> bool {
-        step + 1 == self.plan.levels().len() - 1 && self.plan.first_order_end()
+        self.steps_left(step) == 1 && self.plan.ending().first_order
+    }
+
+    /// The order to use at a step: short runs end with lower orders if the configuration wants it.
+    pub(crate) fn order_at_end(&self, step: usize, order: usize) -> usize {
+        if self.plan.ending().falling_order { order.min(self.steps_left(step)) } else { order }
+    }
+
+    /// How many steps PNDM warms up with Runge-Kutta's method.
+    pub(crate) fn runge_kutta_steps(&self) -> usize {
+        if self.plan.warms_up() { self.steps().len().min(3) } else { 0 }
+    }
+
+    /// The level half a stride below the start of a step (PNDM).
+    pub(crate) fn middle_of(&self, step: usize) -> Level {
+        let stride = self.sampling().train_timesteps() / (self.plan.levels().len() - 1);
+        let timestep = (self.level(step).timestep - (stride / 2) as f64).max(0.0);
+        Level { timestep, sigma: self.sampling().whole_sigma(timestep) }
+    }
+
+    /// Whether the schedule is the model's own.
+    pub(crate) fn is_auto(&self) -> bool {
+        self.plan.is_auto()
     }
 
     pub(crate) fn sampling(&self) -> &'p ModelSampling {
@@ -132,6 +186,11 @@ impl<'p, 'c, E> Run<'p, 'c, E> {
         Ok((denoised, epsilon))
     }
 
+    /// The network's raw output for variance-preserving latents at `level`.
+    pub(crate) fn output(&mut self, x: &[f32], level: Level, step: usize) -> Trace<E> {
+        self.evaluate(x, level, step)
+    }
+
     fn evaluate(&mut self, x: &[f32], level: Level, step: usize) -> Trace<E> {
         let step = step - self.plan.range().start;
         (self.model)(Eval { x, timestep: level.timestep as f32, sigma: level.sigma as f32, step })
@@ -140,6 +199,15 @@ impl<'p, 'c, E> Run<'p, 'c, E> {
     /// Fresh noise for the whole batch.
     pub(crate) fn fresh_noise(&mut self, step: usize) -> Vec<f32> {
         (self.noise)(NoiseRequest::Fresh { step: step - self.plan.range().start })
+    }
+
+    /// Noise for the way from one sigma to a lower one.
+    pub(crate) fn path_noise(&mut self, step: usize, from: f64, to: f64) -> Vec<f32> {
+        if !self.plan.follows_path() {
+            return self.fresh_noise(step);
+        }
+        let (lowest, highest) = self.plan.sigma_range();
+        (self.noise)(NoiseRequest::Path { step: step - self.plan.range().start, from, to, lowest, highest })
     }
 
     /// Raises the noise level before a step as Karras et al. (2022) do, if `s_churn` asks for it.
@@ -155,13 +223,17 @@ impl<'p, 'c, E> Run<'p, 'c, E> {
         let sigma = level.sigma * (gamma + 1.0);
         let noise = self.fresh_noise(step);
         crate::vector::add(x, (sigma * sigma - level.sigma * level.sigma).sqrt() * options.s_noise, &noise);
-        Level { timestep: self.sampling().timestep(sigma), sigma }
+        self.level_at(sigma)
     }
 
     /// Tells the host that a step is done.
     pub(crate) fn report(&mut self, step: usize, x: &mut [f32], denoised: &[f32]) -> Result<(), E> {
+        self.report_at(step, x, denoised, self.arrival(step))
+    }
+
+    /// Tells the host that a step is done that ended at a sigma of its own.
+    pub(crate) fn report_at(&mut self, step: usize, x: &mut [f32], denoised: &[f32], sigma: f64) -> Result<(), E> {
         let range = self.plan.range();
-        let sigma = self.arrival(step);
         let (signal, noise) =
             if self.plan.sampler().preserves_variance() { (alpha(sigma), noise(sigma)) } else { (1.0, sigma) };
         (self.on_step)(StepInfo {

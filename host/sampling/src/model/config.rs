@@ -45,6 +45,8 @@ pub struct SchedulerConfig {
     pub use_exponential_sigmas: Option<bool>,
     /// Space the sigmas by a beta distribution.
     pub use_beta_sigmas: Option<bool>,
+    /// Space the logarithms of the sigmas evenly over the whole training schedule (DPM-Solver only).
+    pub use_lu_lambdas: Option<bool>,
     /// Lower end of the spaced sigmas.
     pub sigma_min: Option<f64>,
     /// Upper end of the spaced sigmas.
@@ -59,6 +61,10 @@ pub struct SchedulerConfig {
     pub euler_at_final: Option<bool>,
     /// Order of a multistep solver.
     pub solver_order: Option<usize>,
+    /// `midpoint`, `heun` (DPM-Solver), `bh1` or `bh2` (UniPC).
+    pub solver_type: Option<String>,
+    /// `dpmsolver++` or `sde-dpmsolver++`, for the choice of the model's own sampler.
+    pub algorithm_type: Option<String>,
     /// Steps of the schedule that LCM and TCD models were distilled with; 50 if missing.
     pub original_inference_steps: Option<usize>,
     /// Scale of the timestep in LCM's boundary condition; 10 if missing.
@@ -67,6 +73,10 @@ pub struct SchedulerConfig {
     pub interpolation_type: Option<String>,
     /// Only `discrete` can be used.
     pub timestep_type: Option<String>,
+    /// Cannot be used: it is for pixels.
+    pub thresholding: Option<bool>,
+    /// Cannot be used: it is for flow-matching models.
+    pub use_flow_sigmas: Option<bool>,
 }
 
 impl SchedulerConfig {
@@ -83,6 +93,14 @@ impl SchedulerConfig {
     pub(crate) fn check(&self) -> Result<(), Error> {
         only("interpolation_type", self.interpolation_type.as_deref(), "linear")?;
         only("timestep_type", self.timestep_type.as_deref(), "discrete")?;
+        for (field, on) in [("thresholding", self.thresholding), ("use_flow_sigmas", self.use_flow_sigmas)] {
+            if on == Some(true) {
+                return Err(Error::Config {
+                    field,
+                    problem: "is on, which is not supported; set it to false".to_owned(),
+                });
+            }
+        }
         let spaced = [self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas];
         if spaced.iter().filter(|on| **on == Some(true)).count() > 1 {
             let problem = "is on together with another use_…_sigmas; only one can be".to_owned();

@@ -142,6 +142,12 @@ impl ModelSampling {
         values[low] * (1.0 - w) + values[low + 1] * w
     }
 
+    /// Sigma of a timestep rounded down to a whole one; infinite at the end of a zero-SNR schedule.
+    pub(crate) fn whole_sigma(&self, timestep: f64) -> f64 {
+        let a = self.alphas_cumprod[(timestep.max(0.0) as usize).min(self.sigmas.len() - 1)];
+        ((1.0 - a) / a).sqrt()
+    }
+
     pub(crate) fn train_timesteps(&self) -> usize {
         self.sigmas.len()
     }

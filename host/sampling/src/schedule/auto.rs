@@ -84,9 +84,10 @@ fn sigma_levels(
     let ends =
         if multistep { (model.sigma_min(), model.sigma_max()) } else { (levels[steps - 1].sigma, levels[0].sigma) };
     let (min, max) = (config.sigma_min.unwrap_or(ends.0), config.sigma_max.unwrap_or(ends.1));
+    let lu = rule == Rule::DpmMultistep && config.use_lu_lambdas == Some(true);
     let spaced = if config.use_karras_sigmas == Some(true) {
         Some(karras(steps, min, max))
-    } else if config.use_exponential_sigmas == Some(true) {
+    } else if config.use_exponential_sigmas == Some(true) || lu {
         Some(named::exponential(steps, min, max))
     } else if config.use_beta_sigmas == Some(true) {
         Some(named::beta(steps, min, max))
@@ -95,7 +96,7 @@ fn sigma_levels(
     };
     if let Some(sigmas) = &spaced {
         let cosine = config.beta_schedule.as_deref() == Some("squaredcos_cap_v2");
-        let karras = config.use_karras_sigmas == Some(true);
+        let karras = config.use_karras_sigmas == Some(true) || lu;
         let whole = match rule {
             Rule::Sigma => false,
             Rule::SigmaWhole => karras,
@@ -123,8 +124,7 @@ fn sigma_levels(
                 model.sigma_min()
             }
         }
-        // With spaced sigmas the last step would have no length, which UniPC cannot take.
-        Rule::UniPc if spaced.is_some() => 0.0,
+        Rule::UniPc if spaced.is_some() && ends_noisy => levels[steps - 1].sigma,
         _ if ends_noisy => model.sigma_min(),
         _ => 0.0,
     };
@@ -152,9 +152,11 @@ fn strided(rule: Rule, model: &ModelSampling, config: &SchedulerConfig, steps: u
     let stride = (model.train_timesteps() / steps) as f64;
     let arrivals = (0..steps)
         .map(|i| match (rule, timesteps.get(i + 1)) {
-            (Rule::Ddpm, Some(next)) => vp_sigma(model, *next),
+            (Rule::Ddpm, Some(next)) => model.whole_sigma(*next),
             (Rule::Ddpm, None) => end,
-            _ if timesteps[i] - stride >= 0.0 => vp_sigma(model, timesteps[i] - stride),
+            // PNDM does its first step twice, the second time to where the next one starts.
+            (Rule::Pndm, Some(next)) if i == 0 => model.whole_sigma(*next),
+            _ if timesteps[i] - stride >= 0.0 => model.whole_sigma(timesteps[i] - stride),
             _ => end,
         })
         .collect();
@@ -170,20 +172,15 @@ fn distilled(rule: Rule, model: &ModelSampling, config: &SchedulerConfig, steps:
     let pick = |i: usize| original - (i as f64 * (original as f64 / steps as f64)) as usize;
     let timesteps: Vec<f64> = (0..steps).map(|i| (pick(i) * stride - 1) as f64).collect();
     let end = if rule == Rule::Tcd { model.sigma_min() } else { 0.0 };
-    let arrivals = (0..steps).map(|i| timesteps.get(i + 1).map_or(end, |t| vp_sigma(model, *t))).collect();
+    let arrivals = (0..steps).map(|i| timesteps.get(i + 1).map_or(end, |t| model.whole_sigma(*t))).collect();
     Ok(vp_levels(model, &timesteps, arrivals))
 }
 
 fn vp_levels(model: &ModelSampling, timesteps: &[f64], arrivals: Vec<f64>) -> AutoLevels {
-    let mut levels: Vec<Level> = timesteps.iter().map(|t| Level { timestep: *t, sigma: vp_sigma(model, *t) }).collect();
+    let mut levels: Vec<Level> =
+        timesteps.iter().map(|t| Level { timestep: *t, sigma: model.whole_sigma(*t) }).collect();
     levels.push(Level { timestep: 0.0, sigma: arrivals.last().copied().unwrap_or(0.0) });
     AutoLevels { levels, arrivals, initial_noise: 1.0 }
-}
-
-/// Sigma of a whole timestep; infinite at the end of a zero-SNR schedule.
-fn vp_sigma(model: &ModelSampling, timestep: f64) -> f64 {
-    let a = model.alphas_cumprod()[timestep as usize];
-    ((1.0 - a) / a).sqrt()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
