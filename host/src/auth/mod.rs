@@ -28,10 +28,10 @@ pub enum Refusal {
     #[error("the token is not valid")]
     InvalidToken,
     /// The name in the `Host` header is not ours: perhaps a web page that rebound its own name to this address.
-    #[error("the host name of this request is not allowed; start the worker with --allow-host to allow it")]
+    #[error("the host name of this request is not allowed; start the worker with --allowed-host to allow it")]
     HostNotAllowed,
     /// A web page of another origin tried to change something.
-    #[error("web pages of this origin may not use this worker; start the worker with --allow-origin to allow it")]
+    #[error("web pages of this origin may not use this worker; start the worker with --allowed-origin to allow it")]
     CrossOrigin,
     /// Too many requests of one client.
     #[error("too many requests; try again in {retry_after_s} s")]

@@ -31,7 +31,6 @@ pub fn bind(address: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
 }
 
 /// Raises this process's soft limit of open files to its hard limit and returns it; `None` where there is no limit or it cannot be read.
-#[must_use]
 pub fn raise_open_file_limit() -> Option<u64> {
     #[cfg(unix)]
     {
