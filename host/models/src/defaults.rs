@@ -36,6 +36,8 @@ pub struct SchedulerFacts {
     pub spacing: String,
     /// The last training step is pure noise (`rescale_betas_zero_snr`).
     pub zero_terminal_snr: bool,
+    /// The solver adds noise in every step (`algorithm_type` of the DPM solvers).
+    pub stochastic: bool,
 }
 
 impl SchedulerFacts {
@@ -76,21 +78,25 @@ impl SchedulerFacts {
             prediction,
             spacing: fields.text("timestep_spacing")?.unwrap_or("leading").to_owned(),
             zero_terminal_snr: fields.bool("rescale_betas_zero_snr", false)?,
+            stochastic: fields.text("algorithm_type")?.is_some_and(|kind| kind.starts_with("sde")),
         })
     }
 
-    /// The sampler that the model's makers chose, by its k-diffusion name.
+    /// The sampler that the model's makers chose, by its name in the table of samplers.
     #[must_use]
     pub fn sampler(&self) -> &'static str {
         match self.class.as_str() {
-            "PNDMScheduler" => "pndm",
+            "PNDMScheduler" => "plms",
             "EulerDiscreteScheduler" => "euler",
             "EulerAncestralDiscreteScheduler" => "euler_a",
             "HeunDiscreteScheduler" => "heun",
             "KDPM2DiscreteScheduler" => "dpm2",
             "KDPM2AncestralDiscreteScheduler" => "dpm2_a",
             "LMSDiscreteScheduler" => "lms",
-            "DPMSolverMultistepScheduler" | "DPMSolverSinglestepScheduler" => "dpmpp_2m",
+            "DPMSolverMultistepScheduler" if self.stochastic => "dpmpp_2m_sde",
+            "DPMSolverMultistepScheduler" => "dpmpp_2m",
+            "DPMSolverSinglestepScheduler" => "dpmpp_2s",
+            "IPNDMScheduler" => "ipndm",
             "DPMSolverSDEScheduler" => "dpmpp_sde",
             "UniPCMultistepScheduler" => "unipc",
             "DEISMultistepScheduler" => "deis",

@@ -63,6 +63,24 @@ fn layouts_are_those_of_diffusers() {
     assert!(parts > 40);
 }
 
+/// The counts that the models' makers and diffusers' docs give.
+#[test]
+fn parameter_counts_are_the_published_ones() {
+    let models = published();
+    for (name, part, expected) in [
+        ("v1-5-pruned-emaonly", "unet", 859_520_964_u64),
+        ("v1-5-pruned-emaonly", "vae", 83_653_863),
+        ("v1-5-pruned-emaonly", "text_encoder", 123_060_480),
+        ("v2-1_512-ema-pruned", "unet", 865_910_724),
+        ("v2-1_512-ema-pruned", "text_encoder", 340_387_840),
+        ("sd_xl_base_1.0", "unet", 2_567_463_684),
+        ("sd_xl_base_1.0", "text_encoder_2", 694_659_840),
+    ] {
+        let count: u64 = layout_of(part, &models[name].configs[part]).values().map(|s| s.iter().product::<u64>()).sum();
+        assert_eq!(count, expected, "{name}: {part}");
+    }
+}
+
 /// Writes a checkpoint of true size: a header, and a hole in place of the weights.
 fn write_sparse(path: &Path, tensors: &Shapes, dtype: &str, bytes: u64) {
     let mut at = 0_u64;

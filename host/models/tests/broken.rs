@@ -5,11 +5,7 @@ mod common;
 
 use common::{copy, edit, fixture, reheader, set};
 use serde_json::json;
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
@@ -21,7 +17,7 @@ fn check(label: &str, code: &str, part: &str, break_it: impl FnOnce(&Path)) {
     let model = dir.path().join("sd15");
     copy(&fixture("sd15"), &model);
     break_it(&model);
-    let start = Instant::now();
+    let start = common::Clock::start();
     let library = sd_models::Library::new(vec![dir.path().to_path_buf()], None);
     let asked = sd_models::ModelRef::from_operator("sd15").unwrap();
     let report = library.check(&asked, Default::default());
@@ -282,7 +278,7 @@ fn truncated_anywhere() {
     let model = dir.path().join("m");
     copy(&fixture("sd15"), &model);
     let whole = fs::read(model.join(UNET)).unwrap();
-    let start = Instant::now();
+    let start = common::Clock::start();
     for i in 0..1_000_usize {
         // Every byte of the first hundred, then evenly to the last byte.
         let length = if i < 100 { i } else { 100 + (i - 100) * (whole.len() - 101) / 899 };

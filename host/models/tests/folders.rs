@@ -50,14 +50,14 @@ fn the_bundled_model() {
 
 #[test]
 fn families_of_the_fixtures() {
-    check("sd15", Family::Sd1, "pndm", 7.5, 1);
-    check("sd15-inpaint", Family::Sd1Inpaint, "pndm", 7.5, 1);
+    check("sd15", Family::Sd1, "plms", 7.5, 1);
+    check("sd15-inpaint", Family::Sd1Inpaint, "plms", 7.5, 1);
     check("pix2pix", Family::Pix2Pix, "euler", 7.5, 1);
-    check("tiny-sd", Family::Sd1Small, "pndm", 7.5, 1);
+    check("tiny-sd", Family::Sd1Small, "plms", 7.5, 1);
     check("lcm", Family::Lcm, "lcm", 8.5, 1);
-    check("sd21-base", Family::Sd2, "pndm", 7.5, 1);
+    check("sd21-base", Family::Sd2, "plms", 7.5, 1);
     check("sd21-v", Family::Sd2V, "ddim", 7.5, 1);
-    check("sd2-inpaint", Family::Sd2Inpaint, "pndm", 7.5, 1);
+    check("sd2-inpaint", Family::Sd2Inpaint, "plms", 7.5, 1);
     check("sd-turbo", Family::SdTurbo, "euler", 0.0, 1);
     check("sdxl", Family::Sdxl, "euler", 5.0, 2);
     check("sdxl-inpaint", Family::SdxlInpaint, "euler", 5.0, 2);

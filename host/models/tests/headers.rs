@@ -3,14 +3,14 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[track_caller]
 fn check(label: &str, bytes: &[u8], code: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     std::fs::write(&path, bytes).unwrap();
-    let start = Instant::now();
+    let start = common::Clock::start();
     let error = common::resolve(&path).expect_err(label);
     assert_eq!(error.code(), code, "{label}: {error}");
     assert!(start.elapsed() < Duration::from_secs(1), "{label} took {:?}", start.elapsed());
@@ -163,4 +163,52 @@ fn other_safetensors_are_named() {
         assert_eq!(error.code(), "unsupported_model", "{tensor}");
         assert!(error.to_string().contains(what), "{tensor}: {error}");
     }
+}
+
+/// Random bytes in the header of a real checkpoint: an answer every time, never a panic, never slow.
+#[test]
+fn mutated_headers() {
+    use std::io::{Seek, SeekFrom, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let whole = std::fs::read(common::repository().join("tests/fixtures/singlefile/sd15.safetensors")).unwrap();
+    let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    std::fs::write(&path, &whole).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |bound: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % bound
+    };
+    let signs = b"0123456789[]{},:\"-.eE \\\x00\xff";
+    let mut codes = std::collections::BTreeMap::new();
+    for _ in 0..400 {
+        let at = if next(8) == 0 { next(8) } else { 8 + next(length) };
+        let byte = signs[next(signs.len())];
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[byte]).unwrap();
+        let start = common::Clock::start();
+        let code = common::resolve(&path).err().map_or("ok", |error| error.code());
+        assert!(start.elapsed() < Duration::from_secs(1), "byte {at} = {byte}");
+        *codes.entry(code).or_insert(0) += 1;
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&whole[at..=at]).unwrap();
+    }
+    // Without its tokenizer the untouched file itself ends in `bad_tokenizer`.
+    assert!(codes["bad_header"] > 100, "{codes:?}");
+    assert!(
+        codes.keys().all(|code| [
+            "bad_header",
+            "bad_tokenizer",
+            "file_truncated",
+            "tensor_missing",
+            "wrong_family",
+            "unsupported_model",
+            "unsupported_dtype",
+            "trailing_bytes",
+            "bad_config"
+        ]
+        .contains(code)),
+        "{codes:?}"
+    );
 }

@@ -104,7 +104,8 @@ fn options(server: &Server, cache: &Path) -> HubOptions {
         offline: false,
         cache_dir: cache.to_path_buf(),
         prefer: Prefer::Full,
-        stall: Duration::from_millis(300),
+        // Long: a busy machine must not look like a silent hub.
+        stall: Duration::from_secs(20),
         attempts: 3,
         backoff: Duration::from_millis(1),
     }
@@ -134,7 +135,7 @@ fn run_with(
         events.push(event.clone());
         ControlFlow::Continue(())
     });
-    assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "took {:?}", start.elapsed());
     Run { result, events, cache, server }
 }
 
@@ -307,9 +308,12 @@ fn a_server_without_ranges() {
 
 #[test]
 fn silence_is_bounded() {
-    let silent = run(|_, path, _, honest| if path.ends_with(UNET) { honest.stall() } else { honest });
+    let short = |options: &mut HubOptions| options.stall = Duration::from_millis(200);
+    let silent =
+        run_with(repository(), short, |_, path, _, honest| if path.ends_with(UNET) { honest.stall() } else { honest });
+    // Small files too may be late on a busy machine: the same code either way.
     assert_eq!(silent.code(), "hub_timeout", "{:?}", silent.result);
-    let listing = run(|_, _, _, honest| honest.stall());
+    let listing = run_with(repository(), short, |_, _, _, honest| honest.stall());
     assert_eq!(listing.code(), "hub_timeout", "{:?}", listing.result);
     // A slow but steady server is no failure.
     let slow = run(|_, path, _, honest| if path.ends_with(UNET) { honest.drip() } else { honest });

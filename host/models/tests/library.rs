@@ -146,6 +146,28 @@ fn a_model_says_its_own_wishes() {
     }
 }
 
+#[test]
+fn the_makers_sampler_is_the_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("m");
+    copy(&fixture("sd15"), &model);
+    let scheduler = model.join("scheduler/scheduler_config.json");
+    for (class, algorithm, expect) in [
+        ("DPMSolverMultistepScheduler", "dpmsolver++", "dpmpp_2m"),
+        ("DPMSolverMultistepScheduler", "sde-dpmsolver++", "dpmpp_2m_sde"),
+        ("UniPCMultistepScheduler", "", "unipc"),
+        ("EulerAncestralDiscreteScheduler", "", "euler_a"),
+        ("LCMScheduler", "", "lcm"),
+        ("SomethingNewScheduler", "", "ddim"),
+    ] {
+        set(&scheduler, "_class_name", json!(class));
+        set(&scheduler, "algorithm_type", json!(algorithm));
+        assert_eq!(common::resolve(&model).unwrap().defaults.sampler, expect, "{class}");
+    }
+    set(&scheduler, "_class_name", json!("FlowMatchEulerDiscreteScheduler"));
+    assert_eq!(common::resolve(&model).unwrap_err().code(), "unsupported_model");
+}
+
 /// Splits a part's weights into two shards with an index, as diffusers does.
 fn shard(folder: &std::path::Path, stem: &str) {
     let whole = folder.join(format!("{stem}.safetensors"));

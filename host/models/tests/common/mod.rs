@@ -3,7 +3,10 @@
 
 use sd_models::{Library, ModelRef, ResolveOptions, ResolvedModel};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_path_buf()
@@ -78,6 +81,30 @@ pub(crate) fn reshape(path: &Path, tensor: &str, shape: &[u64]) {
         at += count * size;
     }
     std::fs::write(path, raw(&Value::Object(header).to_string(), at as usize)).unwrap();
+}
+
+/// Time that this thread computed. Where the system does not tell, the time that passed, which a busy machine stretches.
+pub(crate) struct Clock {
+    computed: Option<Duration>,
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { computed: computed(), start: Instant::now() }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        match (self.computed, computed()) {
+            (Some(before), Some(now)) => now.saturating_sub(before),
+            _ => self.start.elapsed(),
+        }
+    }
+}
+
+fn computed() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// A header of F32 tensors laid end to end.
