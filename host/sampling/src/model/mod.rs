@@ -66,13 +66,14 @@ impl ModelSampling {
     /// [`Error::Config`] names the field that cannot be used.
     pub fn new(config: &SchedulerConfig) -> Result<Self, Error> {
         config.check()?;
-        let alphas_cumprod = betas::alphas_cumprod(config)?;
+        let mut alphas_cumprod = betas::alphas_cumprod(config)?;
         let prediction = Prediction::parse(config.prediction_type.as_deref().unwrap_or("epsilon"))?;
-        let sigma = |a: &f64| {
-            let a = if *a == 0.0 { SMALLEST_ALPHA } else { *a };
-            ((1.0 - a) / a).sqrt()
-        };
-        let sigmas: Vec<f64> = alphas_cumprod.iter().map(sigma).collect();
+        let finite = |a: f64| if a == 0.0 { SMALLEST_ALPHA } else { a };
+        if prediction == Prediction::Epsilon {
+            // From noise without any signal a noise prediction cannot tell x₀: the division by √ᾱ would not be finite.
+            alphas_cumprod.iter_mut().for_each(|a| *a = finite(*a));
+        }
+        let sigmas: Vec<f64> = alphas_cumprod.iter().map(|a| finite(*a)).map(|a| ((1.0 - a) / a).sqrt()).collect();
         let log_sigmas = sigmas.iter().map(|sigma| sigma.ln()).collect();
         Ok(Self { alphas_cumprod, sigmas, log_sigmas, prediction, config: config.clone() })
     }
@@ -89,7 +90,7 @@ impl ModelSampling {
         &self.config
     }
 
-    /// ᾱ of every training timestep; the last is 0 for a zero-SNR model.
+    /// ᾱ of every training timestep; the last is 0 for a zero-SNR model that does not predict noise.
     #[must_use]
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod

@@ -1,10 +1,10 @@
 //! Pseudo numerical methods (Liu et al. 2022) on variance-preserving latents: PLMS, and its Runge-Kutta warm-up.
 
 use super::multistep::adams_bashforth;
+use crate::Prediction;
 use crate::level::{Level, alpha, noise};
 use crate::run::{Run, Trace};
 use crate::vector::{add, scale, sum};
-use crate::{Prediction, vector};
 
 /// PLMS as Stable Diffusion uses it: the first step is done twice (like Heun's), then Adams-Bashforth up to order 4.
 ///
@@ -44,8 +44,10 @@ pub(crate) fn plms<E>(run: &mut Run<'_, '_, E>, mut x: Vec<f32>) -> Trace<E> {
     Ok(x)
 }
 
-/// Four evaluations (the classic Runge-Kutta method): the first output, and the weighted mean of all with its x₀.
+/// The first output, and the weighted mean of all with its x₀.
 type Averaged = (Vec<f32>, (Vec<f32>, Vec<f32>));
+
+/// Four evaluations: the classic Runge-Kutta method.
 fn runge_kutta<E>(run: &mut Run<'_, '_, E>, x: &[f32], from: Level, to: f64, step: usize) -> Result<Averaged, E> {
     let middle = run.middle_of(step);
     let end = run.level(step + 1);
@@ -66,7 +68,7 @@ fn transfer<E>(run: &Run<'_, '_, E>, x: &[f32], output: &[f32], from: Level, to:
     let (a, s) = (from.alpha(), from.noise());
     let (a_to, s_to) = (alpha(to), noise(to));
     match run.sampling().prediction() {
-        Prediction::Epsilon => vector::sum([(a_to / a, x), (s_to - a_to * s / a, output)]),
+        Prediction::Epsilon => sum([(a_to / a, x), (s_to - a_to * s / a, output)]),
         Prediction::V => sum([(a_to * a + s_to * s, x), (s_to * a - a_to * s, output)]),
         Prediction::Sample => sum([(s_to / s, x), (a_to - s_to * a / s, output)]),
     }

@@ -361,7 +361,7 @@ fn training_schedules_are_diffusers() {
         ("scaled_linear", "{}"),
         ("linear", r#"{"beta_schedule": "linear"}"#),
         ("squaredcos_cap_v2", r#"{"beta_schedule": "squaredcos_cap_v2"}"#),
-        ("scaled_linear.zero_snr", r#"{"rescale_betas_zero_snr": true}"#),
+        ("scaled_linear.zero_snr", r#"{"rescale_betas_zero_snr": true, "prediction_type": "v_prediction"}"#),
     ] {
         let model = ModelSampling::new(&serde_json::from_str::<SchedulerConfig>(json).unwrap()).unwrap();
         for (t, (ours, theirs)) in

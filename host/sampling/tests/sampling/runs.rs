@@ -40,8 +40,9 @@ fn run(model: &ModelSampling, settings: &Settings, seeds: &[u64], init: Option<f
     result.unwrap()
 }
 
-const MODELS: [&str; 4] = [
+const MODELS: [&str; 5] = [
     "{}",
+    r#"{"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#,
     r#"{"prediction_type": "v_prediction", "rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#,
     r#"{"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": false, "skip_prk_steps": false}"#,
     r#"{"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "use_karras_sigmas": true}"#,
