@@ -7,7 +7,7 @@ WEIGHT = re.compile(r":\s*([+-]?[.\d]+)\s*\)")
 
 
 def emphasis(prompt):
-    """[text, weight] pairs. `(a)` × 1.1, `[a]` ÷ 1.1, `(a:1.3)` × 1.3, `\\(` is a bracket; BREAK comes as ["BREAK", -1].
+    """[text, weight] pairs. `(a)` × 1.1, `[a]` ÷ 1.1, `(a:1.3)` × 1.3, `\\(` is a bracket; BREAK is ["BREAK", -1].
 
     A bracket that nothing closes counts to the end; one that closes nothing is text.
     """

@@ -20,7 +20,7 @@ torch.use_deterministic_algorithms(True)
 torch.set_grad_enabled(False)
 
 ROOT = Path(__file__).resolve().parents[2]
-FIXTURES = ROOT / "tests" / "fixtures"
+FIXTURES = Path(os.environ.get("GOLDEN_OUT", ROOT / "tests" / "fixtures"))
 MODELS = FIXTURES / "models"
 GOLDENS = FIXTURES / "goldens"
 

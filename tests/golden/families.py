@@ -176,7 +176,9 @@ FAMILIES = {
         # layers_per_block as published, so one family has the full wiring of skips.
         Family("sd15", SD, sd1_unet(layers_per_block=2), (CLIP_L,), PNDM),
         Family("sd15-inpaint", "StableDiffusionInpaintPipeline", two_levels(sd1_unet(in_channels=9)), (CLIP_L,), PNDM),
-        Family("pix2pix", "StableDiffusionInstructPix2PixPipeline", two_levels(sd1_unet(in_channels=8)), (CLIP_L,), EULER),
+        Family(
+            "pix2pix", "StableDiffusionInstructPix2PixPipeline", two_levels(sd1_unet(in_channels=8)), (CLIP_L,), EULER
+        ),
         Family("lcm", "LatentConsistencyModelPipeline", two_levels(sd1_unet(time_cond_proj_dim=16)), (CLIP_L,), LCM),
         # BK-SDM-Tiny: no middle block, attention on every level, one residual block each.
         Family(
@@ -200,7 +202,9 @@ FAMILIES = {
             (OPEN_CLIP_H,),
             DDIM_V,
         ),
-        Family("sd2-inpaint", "StableDiffusionInpaintPipeline", two_levels(sd2_unet(in_channels=9)), (OPEN_CLIP_H,), PNDM),
+        Family(
+            "sd2-inpaint", "StableDiffusionInpaintPipeline", two_levels(sd2_unet(in_channels=9)), (OPEN_CLIP_H,), PNDM
+        ),
         Family("sd-turbo", SD, two_levels(sd2_unet()), (OPEN_CLIP_H,), EULER_TRAILING),
         Family(
             "sdxl",

@@ -52,7 +52,7 @@ def restart_plan(sigmas):
     """Steps (from, to) of the Restart sampler (Xu et al. 2023) with A1111's choice of intervals.
 
     From 20 steps on 9 of them, from 36 on twice a quarter, go into restarts between sigma 0.1 and 2; the rest is a
-    Karras schedule between the ends of the given one. A step up in sigma between two pairs is a restart: noise is added.
+    Karras schedule between the ends of the given one. Where sigma goes up between two pairs, noise is added.
     """
     steps = len(sigmas) - 1
     if steps < 20:

@@ -76,7 +76,9 @@ def vae(key, config):
             how = "conv" if leaf == "weight" and m[4] != "group_norm" else "same"
             return VAE + f"{m[1]}.mid.attn_1.{_VAE_ATTENTION[m[4]]}.{leaf}", how
         return VAE + f"{m[1]}.mid.block_{int(m[3]) + 1}.{m[4]}.{leaf}", "same"
-    m = re.fullmatch(r"(encoder|decoder)\.(down|up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)", name)
+    m = re.fullmatch(
+        r"(encoder|decoder)\.(down|up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)", name
+    )
     if m:
         # The decoder counts its levels from the picture's side.
         level = int(m[3]) if m[2] == "down" else levels - 1 - int(m[3])

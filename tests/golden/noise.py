@@ -68,9 +68,9 @@ def write():
         for call, count in enumerate((1, 7, 16, 17, 256)):
             tensors[f"philox.{label}.{count}"] = torch.from_numpy(philox_randn(seed, count))
         for call in range(3):
-            tensors[f"philox.{label}.sequence.{call}"] = torch.from_numpy(
-                philox_randn(seed, 256, offset=call)
-            ).reshape(LATENTS)
+            tensors[f"philox.{label}.sequence.{call}"] = torch.from_numpy(philox_randn(seed, 256, offset=call)).reshape(
+                LATENTS
+            )
     # A picture of SD 1.5's size, first and last rows only: long runs of the generator.
     big = torch.randn(1, 4, 64, 64, generator=generator(42))
     tensors["cpu.42.latents64.head"], tensors["cpu.42.latents64.tail"] = big.flatten()[:64], big.flatten()[-64:]

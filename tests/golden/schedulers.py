@@ -67,14 +67,14 @@ def grid():
         for spacing in SPACINGS:
             yield d, spacing, {}, (10,)
         yield d, LEADING, {}, (5, 20)
-        # Heun takes the output as v of the unscaled sample; see its class. Ours and k-diffusion agree on epsilon.
         yield d, {**LEADING, "prediction_type": "v_prediction"}, {}, (10,)
     yield "EulerAncestralDiscreteScheduler", TRAILING, {}, (1, 4)
     yield "EulerAncestralDiscreteScheduler", ZERO_SNR, {}, (10,)
-    for d in ("HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"):
+    kdpm2 = ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+    for d in ("HeunDiscreteScheduler", "LMSDiscreteScheduler", *kdpm2):
         for sigmas in SIGMAS[1:]:
             yield d, {**LINSPACE, **sigmas}, {}, (10,)
-    for d in ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"):
+    for d in kdpm2:
         for spacing in SPACINGS:
             yield d, spacing, {}, (10,)
         yield d, LEADING, {}, (5, 20)

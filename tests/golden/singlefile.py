@@ -201,8 +201,9 @@ def _shapes(family, texts):
         cls = transformers.CLIPTextModelWithProjection if with_projection else transformers.CLIPTextModel
         with torch.device("meta"):
             state = cls(transformers.CLIPTextConfig(**config)).state_dict()
-        prefixed = {k if k.startswith(("text_model.", "text_projection.")) else "text_model." + k: v for k, v in state.items()}
-        yield name, {k: list(v.shape) for k, v in prefixed.items() if "position_ids" not in k}
+        shapes = {k: list(v.shape) for k, v in state.items() if "position_ids" not in k}
+        published = ("text_model.", "text_projection.")
+        yield name, {k if k.startswith(published) else "text_model." + k: v for k, v in shapes.items()}
 
 
 def key_rows(name):
