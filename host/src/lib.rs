@@ -1,9 +1,18 @@
-//! The worker: turns prompts into pictures over HTTP and streams every step.
+//! The worker as a library: everything behind the programs `sd-worker` and `sd-worker-cpu | cuda | metal`.
 #![forbid(unsafe_code)]
 
+mod api;
+pub mod app;
 pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod fault;
 pub mod hive;
+pub mod jobs;
+pub mod library;
+mod names;
+mod picture;
+mod recipe;
 pub mod server;
-pub mod store;
 pub mod telemetry;
-pub mod webhook;

@@ -1,2 +1,5 @@
-//! The worker program.
-fn main() {}
+//! The worker.
+
+fn main() -> std::process::ExitCode {
+    sd_worker::cli::main(None)
+}

@@ -1,1 +1,42 @@
-fn main() {}
+//! Project commands: `cargo xtask serve | test | bench | golden`.
+
+mod bench;
+mod serve;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Project commands
+
+  cargo xtask serve [OPTIONS]   build host and plugin, start on the bundled model, print the URL
+                                (options go to sd-worker: --port 9000, --model NAME, …)
+  cargo xtask test              format, lints, documentation, every test
+  cargo xtask bench             measure; beside diffusers where Python has it
+  cargo xtask golden [OPTIONS]  make the golden files anew (needs Python with tests/golden/requirements.txt)
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let outcome = match command.as_str() {
+        "serve" => serve::run(&rest),
+        "test" => test::run(),
+        "bench" => bench::run(&rest),
+        "golden" => shell::python("tests/golden/make.py", &rest),
+        "" | "help" | "--help" | "-h" => {
+            shell::say(HELP);
+            Ok(())
+        }
+        other => Err(format!("there is no command `{other}`\n\n{HELP}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            shell::complain(&message);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! From the fields of a request to a checked job.
+
+use super::{
+    App,
+    fields::{JOB_FIELDS, Values, check},
+};
+use crate::{
+    engine,
+    fault::Fault,
+    jobs::{InpaintFill, JobSpec, MaskSpec, OnDisconnect, Operation, OutputFormat, ResizeMode},
+    library::Resolved,
+    names,
+    picture::MaskRules,
+};
+use sd_images::Picture;
+use sd_prompt::Overflow;
+use sd_sampling::noise::Rng;
+use serde_json::{Map, Value, json};
+use std::{sync::Arc, time::Duration};
+
+/// Checks everything that can be wrong before a job takes a place in the queue.
+pub(crate) fn job_spec(app: &App, fields: &Map<String, Value>) -> Result<JobSpec, Vec<Fault>> {
+    let values = check(JOB_FIELDS, fields)?;
+    let Some(prompt) = values.text("prompt") else {
+        return Err(vec![Fault::field("prompt", "is required: what to paint")]);
+    };
+    let name = values.text("model").map_or_else(|| app.default_model(), str::to_owned);
+    let model = app.models.lookup(&name).map_err(one)?;
+    Builder { app, values: &values, model: &model, faults: Vec::new() }.build(name, prompt)
+}
+
+fn one(fault: Fault) -> Vec<Fault> {
+    vec![fault]
+}
+
+struct Builder<'a> {
+    app: &'a App,
+    values: &'a Values,
+    model: &'a Resolved,
+    faults: Vec<Fault>,
+}
+
+impl Builder<'_> {
+    /// Keeps a fault and goes on, so that all are told.
+    fn keep<T>(&mut self, outcome: Result<T, Fault>) -> Option<T> {
+        outcome.map_err(|fault| self.faults.push(fault)).ok()
+    }
+
+    fn build(mut self, model: String, prompt: &str) -> Result<JobSpec, Vec<Fault>> {
+        let values = self.values;
+        let defaults = &self.model.model.defaults;
+        let init = self.image("init_image");
+        let mask = self.image("mask_image");
+        let operation = self.operation(init.is_some(), mask.is_some());
+        let (width, height) = self.size(init.as_ref());
+        let steps = values.u32("steps").unwrap_or(defaults.steps);
+        let names = self.keep(names::resolve(values.text("sampler"), values.text("schedule"), &self.model.model));
+        let overflow = match values.text("prompt_overflow") {
+            Some("reject") => Overflow::Reject,
+            Some("truncate") => Overflow::Truncate,
+            _ => Overflow::Chunk,
+        };
+        let negative = values.text("negative_prompt").unwrap_or_default();
+        for (field, text) in [("prompt", prompt), ("negative_prompt", negative)] {
+            let outcome = engine::check_prompt(text, steps, overflow, self.model).map_err(|f| f.about(field));
+            self.keep(outcome);
+        }
+        let start = values.f32("guidance_start").unwrap_or(0.0);
+        let end = values.f32("guidance_end").unwrap_or(1.0);
+        if start > end {
+            self.faults.push(Fault::field("guidance_start", "must not lie behind guidance_end"));
+        }
+        if !self.faults.is_empty() {
+            return Err(self.faults);
+        }
+        let resize = match values.text("resize_mode") {
+            Some("crop") => ResizeMode::Crop,
+            Some("fill") => ResizeMode::Fill,
+            _ => ResizeMode::Stretch,
+        };
+        let init = init
+            .map(|p| crate::picture::fit(p, width, height, resize))
+            .transpose()
+            .map_err(|f| one(f.about("init_image")))?;
+        let init = init.map(Arc::new);
+        let mask =
+            mask.map(|m| self.mask(&m, width, height, resize)).transpose().map_err(|f| one(f.about("mask_image")))?;
+        let strength = values.f32("strength").unwrap_or(if operation == Operation::Inpaint { 1.0 } else { 0.75 });
+        let (sampler, schedule) = names.unwrap_or_default();
+        Ok(JobSpec {
+            operation,
+            model,
+            prompt: prompt.to_owned(),
+            negative_prompt: negative.to_owned(),
+            width,
+            height,
+            steps,
+            guidance_scale: values.f32("guidance_scale").unwrap_or(defaults.guidance),
+            guidance_rescale: values.f32("guidance_rescale").unwrap_or(0.0),
+            guidance_interval: (start, end),
+            image_guidance_scale: values.f32("image_guidance_scale").or(defaults.image_guidance).unwrap_or(1.5),
+            seed: seed(values.int("seed")),
+            n: values.u32("n").unwrap_or(1),
+            sampler,
+            schedule,
+            eta: values.f32("eta"),
+            rng: values.text("rng").and_then(Rng::parse).unwrap_or_default(),
+            clip_skip: values.u32("clip_skip"),
+            emphasis: emphasis(values.text("emphasis")),
+            overflow,
+            strength,
+            init,
+            mask,
+            format: format(values),
+            metadata: values.bool("metadata").unwrap_or(true),
+            preview_every: values.u32("preview_every").unwrap_or(0),
+            on_disconnect: if values.text("on_disconnect") == Some("cancel") {
+                OnDisconnect::Cancel
+            } else {
+                OnDisconnect::Keep
+            },
+            timeout: values.u32("timeout_secs").map_or(self.app.config.limits.job_timeout, |s| {
+                Duration::from_secs(u64::from(s)).min(self.app.config.limits.job_timeout)
+            }),
+            priority: values.int("priority").and_then(|p| i8::try_from(p).ok()).unwrap_or(0),
+        })
+    }
+
+    fn image(&mut self, field: &str) -> Option<Picture> {
+        let text = self.values.text(field)?;
+        let outcome = crate::picture::from_text(text, self.app.config.limits.pixels).map_err(|f| f.about(field));
+        self.keep(outcome)
+    }
+
+    fn operation(&mut self, init: bool, mask: bool) -> Operation {
+        let sent = self.values.text("init_image").is_some();
+        let masked = self.values.text("mask_image").is_some();
+        let operation = match self.values.text("operation") {
+            Some("image_inpaint") => Operation::Inpaint,
+            Some("image_transform") => Operation::Transform,
+            Some(_) => Operation::Generation,
+            None if masked => Operation::Inpaint,
+            None if sent => Operation::Transform,
+            None => Operation::Generation,
+        };
+        if operation != Operation::Generation && !init && !sent {
+            self.faults.push(Fault::field("init_image", format!("is required for {}", operation.as_str())));
+        }
+        if operation == Operation::Inpaint && !mask && !masked {
+            self.faults.push(Fault::field("mask_image", "is required for image_inpaint: white = repaint"));
+        }
+        if operation == Operation::Generation && sent {
+            self.faults.push(Fault::field("init_image", "has no place in image_generation; send image_transform"));
+        }
+        operation
+    }
+
+    /// The size: as sent, else the picture's brought to a whole number of latent cells, else the model's own.
+    fn size(&mut self, init: Option<&Picture>) -> (u32, u32) {
+        let defaults = &self.model.model.defaults;
+        let step = defaults.multiple_of.max(8);
+        let near = |side: u32| ((side + step / 2) / step * step).clamp(step.max(64), 4096);
+        let own = init.map_or((defaults.width, defaults.height), |p| (near(p.width), near(p.height)));
+        let (width, height) = (self.values.u32("width").unwrap_or(own.0), self.values.u32("height").unwrap_or(own.1));
+        for (field, side) in [("width", width), ("height", height)] {
+            if side % step != 0 {
+                self.faults.push(Fault::field(field, format!("must be a multiple of {step} for this model")));
+            }
+        }
+        let pixels = u64::from(width) * u64::from(height);
+        let limit = self.app.config.limits.pixels;
+        if pixels > limit {
+            let message = format!("{width} × {height} are {pixels} pixels; this worker's limit is {limit}");
+            self.faults.push(Fault::field("width", message));
+        }
+        (width, height)
+    }
+
+    fn mask(&self, mask: &Picture, width: u32, height: u32, resize: ResizeMode) -> Result<MaskSpec, Fault> {
+        let rules = MaskRules {
+            alpha: self.values.text("mask_mode") == Some("alpha"),
+            invert: self.values.bool("mask_invert").unwrap_or(false),
+            blur: self.values.u32("mask_blur").unwrap_or(0),
+        };
+        let mask = crate::picture::mask(mask, width, height, resize, &rules)?;
+        Ok(MaskSpec {
+            mask: Arc::new(mask),
+            fill: match self.values.text("inpaint_fill") {
+                Some("fill") => InpaintFill::Fill,
+                Some("latent_noise") => InpaintFill::LatentNoise,
+                Some("latent_nothing") => InpaintFill::LatentNothing,
+                _ => InpaintFill::Original,
+            },
+            only_masked: self
+                .values
+                .bool("only_masked")
+                .unwrap_or(false)
+                .then(|| self.values.u32("only_masked_padding").unwrap_or(32)),
+        })
+    }
+}
+
+/// A seed as sent, or a fresh one. Fresh ones stay below 2⁵³, so that every client's JSON reader keeps them exact.
+fn seed(sent: Option<i128>) -> u64 {
+    sent.and_then(|s| u64::try_from(s).ok()).unwrap_or_else(|| {
+        let bits = uuid::Uuid::new_v4().as_u128();
+        (bits as u64) & ((1 << 32) - 1)
+    })
+}
+
+fn emphasis(name: Option<&str>) -> &'static str {
+    match name {
+        Some("no_norm") => "no_norm",
+        Some("comfy") => "comfy",
+        Some("none") => "none",
+        _ => "a1111",
+    }
+}
+
+fn format(values: &Values) -> OutputFormat {
+    match values.text("output_format") {
+        Some("jpeg") => OutputFormat::Jpeg(quality(values)),
+        Some("webp") => OutputFormat::Webp(quality(values)),
+        _ => OutputFormat::Png,
+    }
+}
+
+fn quality(values: &Values) -> u8 {
+    values.u32("quality").and_then(|q| u8::try_from(q).ok()).unwrap_or(90)
+}
+
+/// The recipe inside a picture given as text.
+pub(crate) fn recipe_of(text: &str) -> Result<Value, Fault> {
+    let bytes = crate::picture::bytes_of(text).map_err(|f| f.about("image"))?;
+    let parameters = crate::recipe::read(&bytes).map_err(|f| f.about("image"))?;
+    Ok(match parameters {
+        None => json!({ "parameters": null, "items": {} }),
+        Some(text) => json!({ "parameters": text, "items": crate::recipe::items(&text) }),
+    })
+}

@@ -1,0 +1,79 @@
+//! A1111's lists.
+
+use crate::{
+    api::{
+        App,
+        http::{ApiError, Request, Response, json_ok},
+    },
+    fault::Fault,
+    names,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Lists of things that this worker has none of.
+pub(crate) async fn empty_list(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&json!([])))
+}
+
+/// `GET /sdapi/v1/sd-models`
+pub(crate) async fn sd_models(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let list = tokio::task::spawn_blocking(move || app.models.list_json(&app.default_model(), &[]))
+        .await
+        .map_err(|_| Fault::internal("the models could not be listed"))?;
+    let models: Vec<Value> = list
+        .iter()
+        .filter(|m| m["complete"] == true)
+        .map(|m| json!({ "title": m["id"], "model_name": m["id"], "hash": null, "sha256": null, "filename": m["id"], "config": null }))
+        .collect();
+    Ok(json_ok(&models.into()))
+}
+
+/// `GET /sdapi/v1/samplers`
+pub(crate) async fn samplers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let list: Vec<Value> = entries("samplers")
+        .iter()
+        .map(|s| json!({ "name": s["label"], "aliases": aliases(s), "options": {} }))
+        .collect();
+    Ok(json_ok(&list.into()))
+}
+
+/// `GET /sdapi/v1/schedulers`
+pub(crate) async fn schedulers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let list: Vec<Value> = entries("schedules")
+        .iter()
+        .map(|s| json!({ "name": s["name"], "label": s["label"], "aliases": s["aliases"], "default_rho": -1, "need_inner_model": false }))
+        .collect();
+    Ok(json_ok(&list.into()))
+}
+
+fn entries(key: &str) -> Vec<Value> {
+    names::samplers_json()[key].as_array().cloned().unwrap_or_default()
+}
+
+fn aliases(entry: &Value) -> Value {
+    let mut all = entry["aliases"].as_array().cloned().unwrap_or_default();
+    all.insert(0, entry["name"].clone());
+    all.into()
+}
+
+/// `GET /sdapi/v1/upscalers`
+pub(crate) async fn upscalers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let none = json!({ "name": "None", "model_name": null, "model_path": null, "model_url": null, "scale": 4 });
+    Ok(json_ok(&json!([none])))
+}
+
+/// `GET /sdapi/v1/latent-upscale-modes`
+pub(crate) async fn latent_upscale_modes(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&json!([])))
+}
+
+/// `GET /sdapi/v1/embeddings`
+pub(crate) async fn embeddings(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&json!({ "loaded": {}, "skipped": {} })))
+}
+
+/// `GET /sdapi/v1/scripts`
+pub(crate) async fn scripts(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&json!({ "txt2img": [], "img2img": [] })))
+}

@@ -1,0 +1,407 @@
+//! The table of request fields: one place that makes the checks, the OpenAPI document and the reference page.
+
+use crate::fault::{Fault, FaultCode};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// What a field may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// A whole number in a range, a multiple of a step.
+    Int { min: i128, max: i128, step: i128 },
+    /// A number in a range.
+    Float { min: f64, max: f64 },
+    /// True or false.
+    Bool,
+    /// A text of at most so many bytes.
+    Text { max: usize },
+    /// One of a few words.
+    Word(&'static [&'static str]),
+    /// A picture as base64 or data URL.
+    Image,
+}
+
+/// One field of a job request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Field {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Other names that clients send for the same thing.
+    pub(crate) aliases: &'static [&'static str],
+    /// What it may hold.
+    pub(crate) kind: Kind,
+    /// The default, in words for people.
+    pub(crate) default: &'static str,
+    /// What it means.
+    pub(crate) doc: &'static str,
+}
+
+const fn field(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    kind: Kind,
+    default: &'static str,
+    doc: &'static str,
+) -> Field {
+    Field { name, aliases, kind, default, doc }
+}
+
+const fn int(min: i128, max: i128) -> Kind {
+    Kind::Int { min, max, step: 1 }
+}
+
+/// Largest side of a picture in pixels.
+pub(crate) const MAX_SIDE: i128 = 4096;
+
+/// The fields of a job request.
+pub(crate) const JOB_FIELDS: &[Field] = &[
+    field(
+        "operation",
+        &[],
+        Kind::Word(&["image_generation", "image_transform", "image_inpaint"]),
+        "from the pictures sent",
+        "What to do. Without it: `image_inpaint` with a mask, `image_transform` with a picture, else `image_generation`.",
+    ),
+    field(
+        "prompt",
+        &[],
+        Kind::Text { max: 32_768 },
+        "required",
+        "What to paint. A1111's emphasis `(word:1.2)`, `[a:b:0.5]`, `[a|b]` and `BREAK` are understood.",
+    ),
+    field("negative_prompt", &[], Kind::Text { max: 32_768 }, "empty", "What not to paint."),
+    field(
+        "model",
+        &[],
+        Kind::Text { max: 256 },
+        "the worker's default model",
+        "A model's name as `GET /v1/models` lists it.",
+    ),
+    field("hive_id", &[], Kind::Text { max: 256 }, "none", "Accepted for orchestrators; not used."),
+    field("worker_id", &[], Kind::Text { max: 256 }, "none", "Accepted for orchestrators; not used."),
+    field(
+        "width",
+        &[],
+        Kind::Int { min: 64, max: MAX_SIDE, step: 8 },
+        "the model's own, or the picture's",
+        "Width in pixels.",
+    ),
+    field(
+        "height",
+        &[],
+        Kind::Int { min: 64, max: MAX_SIDE, step: 8 },
+        "the model's own, or the picture's",
+        "Height in pixels.",
+    ),
+    field("steps", &["num_inference_steps"], int(1, 150), "the model's own", "Denoising steps."),
+    field(
+        "guidance_scale",
+        &["cfg_scale"],
+        Kind::Float { min: 0.0, max: 30.0 },
+        "the model's own",
+        "Classifier-free guidance. 1 and less work without the negative prompt.",
+    ),
+    field(
+        "guidance_rescale",
+        &[],
+        Kind::Float { min: 0.0, max: 1.0 },
+        "0",
+        "Brings the guided prediction's deviation back (Lin et al. 2023, section 3.4).",
+    ),
+    field("guidance_start", &[], Kind::Float { min: 0.0, max: 1.0 }, "0", "Guidance begins at this part of the steps."),
+    field("guidance_end", &[], Kind::Float { min: 0.0, max: 1.0 }, "1", "Guidance ends at this part of the steps."),
+    field(
+        "image_guidance_scale",
+        &["image_cfg_scale"],
+        Kind::Float { min: 0.0, max: 30.0 },
+        "1.5",
+        "Guidance towards the picture, for models that edit by instruction.",
+    ),
+    field(
+        "seed",
+        &[],
+        int(-1, u64::MAX as i128),
+        "-1",
+        "The first picture's seed; picture i has seed + i. -1 draws one; the answer tells it.",
+    ),
+    field("n", &["num_images", "batch_size", "batch_count"], int(1, 16), "1", "Pictures to make."),
+    field(
+        "sampler",
+        &["sampler_name", "sample_method"],
+        Kind::Text { max: 64 },
+        "the model's own",
+        "The sampler; `GET /v1/samplers` lists names and aliases.",
+    ),
+    field(
+        "schedule",
+        &["scheduler"],
+        Kind::Text { max: 64 },
+        "`auto`: the model's own",
+        "How the noise levels are spaced; `GET /v1/samplers` lists them.",
+    ),
+    field(
+        "eta",
+        &[],
+        Kind::Float { min: 0.0, max: 1.0 },
+        "the sampler's own",
+        "DDIM's stochasticity; the noise share of ancestral samplers.",
+    ),
+    field(
+        "rng",
+        &[],
+        Kind::Word(&["cpu", "philox"]),
+        "cpu",
+        "Whose noise a seed gives: PyTorch's on the CPU, or as drawn on a GPU.",
+    ),
+    field(
+        "clip_skip",
+        &[],
+        int(1, 12),
+        "the model's own",
+        "Which text encoder layer is used, in A1111's count: 1 is the last.",
+    ),
+    field(
+        "emphasis",
+        &[],
+        Kind::Word(&["a1111", "no_norm", "comfy", "none"]),
+        "a1111",
+        "How weights in the prompt are applied.",
+    ),
+    field(
+        "prompt_overflow",
+        &[],
+        Kind::Word(&["chunk", "reject", "truncate"]),
+        "chunk",
+        "What happens to prompts of more than 75 tokens.",
+    ),
+    field(
+        "strength",
+        &["denoising_strength"],
+        Kind::Float { min: 0.0, max: 1.0 },
+        "0.75; inpainting 1",
+        "How much of the picture is redone.",
+    ),
+    field("init_image", &["input_image", "image"], Kind::Image, "none", "The picture to start from."),
+    field("mask_image", &["mask"], Kind::Image, "none", "Where to paint: white = repaint, black = keep."),
+    field(
+        "mask_mode",
+        &[],
+        Kind::Word(&["white", "alpha"]),
+        "white",
+        "What a mask's pixels mean: `white` repaints where it is white, `alpha` where it is transparent.",
+    ),
+    field("mask_blur", &[], int(0, 64), "0", "Softens the mask's edge, in pixels."),
+    field("mask_invert", &[], Kind::Bool, "false", "Paint where the mask is black instead."),
+    field(
+        "inpaint_fill",
+        &[],
+        Kind::Word(&["fill", "original", "latent_noise", "latent_nothing"]),
+        "original",
+        "What stands under the mask at first.",
+    ),
+    field(
+        "only_masked",
+        &[],
+        Kind::Bool,
+        "false",
+        "Work on the mask's surroundings in the full size and paste the result back.",
+    ),
+    field("only_masked_padding", &[], int(0, 256), "32", "Pixels around the mask that are shown to the model."),
+    field(
+        "resize_mode",
+        &[],
+        Kind::Word(&["stretch", "crop", "fill"]),
+        "stretch",
+        "How a picture of another size is brought to the job's size.",
+    ),
+    field("output_format", &[], Kind::Word(&["png", "jpeg", "webp"]), "png", "The results' file format."),
+    field("quality", &["output_compression"], int(1, 100), "90", "JPEG quality."),
+    field("metadata", &["embed_image_metadata"], Kind::Bool, "true", "Whether the files carry their recipe."),
+    field("preview_every", &[], int(0, 150), "0", "Sends a preview every so many steps; 0 = never."),
+    field(
+        "on_disconnect",
+        &[],
+        Kind::Word(&["keep", "cancel"]),
+        "keep",
+        "What happens when the last reader of the stream goes away.",
+    ),
+    field("timeout_secs", &[], int(1, 86_400), "the worker's limit", "The longest run time in seconds."),
+    field("priority", &[], int(-10, 10), "0", "Higher runs earlier."),
+];
+
+/// Fields that are read elsewhere or may be sent but carry nothing here.
+const IGNORED: &[&str] = &["user", "stream", "response_format"];
+
+/// A checked value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Checked {
+    Int(i128),
+    Float(f64),
+    Bool(bool),
+    Text(String),
+}
+
+/// The checked values of a request by field name.
+#[derive(Debug, Default)]
+pub(crate) struct Values(BTreeMap<&'static str, Checked>);
+
+impl Values {
+    pub(crate) fn int(&self, name: &str) -> Option<i128> {
+        match self.0.get(name) {
+            Some(Checked::Int(v)) => Some(*v),
+            _ => None,
+        }
+    }
+    pub(crate) fn u32(&self, name: &str) -> Option<u32> {
+        self.int(name).and_then(|v| u32::try_from(v).ok())
+    }
+    pub(crate) fn f32(&self, name: &str) -> Option<f32> {
+        match self.0.get(name) {
+            Some(Checked::Float(v)) => Some(*v as f32),
+            _ => None,
+        }
+    }
+    pub(crate) fn bool(&self, name: &str) -> Option<bool> {
+        match self.0.get(name) {
+            Some(Checked::Bool(v)) => Some(*v),
+            _ => None,
+        }
+    }
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.0.get(name) {
+            Some(Checked::Text(v)) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+/// Checks a request's fields against the table. All faults are told, not only the first.
+pub(crate) fn check(table: &'static [Field], body: &Map<String, Value>) -> Result<Values, Vec<Fault>> {
+    let mut values = Values::default();
+    let mut faults = Vec::new();
+    for (key, value) in body {
+        if value.is_null() || IGNORED.contains(&key.as_str()) {
+            continue;
+        }
+        let Some(field) = table.iter().find(|f| f.name == key || f.aliases.contains(&key.as_str())) else {
+            if key == "loras" && value.as_array().is_some_and(Vec::is_empty) {
+                continue;
+            }
+            let shown: String = key.chars().filter(|c| !c.is_control()).take(40).collect();
+            faults.push(Fault::field(&shown, "unknown field; see /openapi.json for the fields of a job"));
+            continue;
+        };
+        // The field's own name wins over an alias.
+        if values.0.contains_key(field.name) && key != field.name {
+            continue;
+        }
+        match field.kind.check(value) {
+            Ok(checked) => {
+                values.0.insert(field.name, checked);
+            }
+            Err(message) => faults.push(Fault { code: FaultCode::InvalidRequest, message, field: Some(key.clone()) }),
+        }
+    }
+    if faults.is_empty() { Ok(values) } else { Err(faults) }
+}
+
+impl Kind {
+    fn check(self, value: &Value) -> Result<Checked, String> {
+        let wrong = || format!("must be {}", self.describe());
+        match self {
+            Kind::Int { min, max, step } => {
+                let number = value
+                    .as_i64()
+                    .map(i128::from)
+                    .or_else(|| value.as_u64().map(i128::from))
+                    .or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9e15).map(|f| f as i128))
+                    .ok_or_else(wrong)?;
+                if (min..=max).contains(&number) && number % step == 0 {
+                    Ok(Checked::Int(number))
+                } else {
+                    Err(wrong())
+                }
+            }
+            Kind::Float { min, max } => {
+                value.as_f64().filter(|f| (min..=max).contains(f)).map(Checked::Float).ok_or_else(wrong)
+            }
+            Kind::Bool => value.as_bool().map(Checked::Bool).ok_or_else(wrong),
+            Kind::Text { max } => match value.as_str() {
+                Some(text) if text.len() <= max && !text.contains('\0') => Ok(Checked::Text(text.to_owned())),
+                _ => Err(wrong()),
+            },
+            Kind::Word(words) => match value.as_str() {
+                Some(text) if words.contains(&text) => Ok(Checked::Text(text.to_owned())),
+                _ => Err(wrong()),
+            },
+            // The picture itself is checked when it is decoded.
+            Kind::Image => value.as_str().map(|s| Checked::Text(s.to_owned())).ok_or_else(wrong),
+        }
+    }
+
+    /// What is allowed, in words.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Kind::Int { min, max, step: 1 } => format!("a whole number from {min} to {max}"),
+            Kind::Int { min, max, step } => format!("a multiple of {step} from {min} to {max}"),
+            Kind::Float { min, max } => format!("a number from {min} to {max}"),
+            Kind::Bool => "true or false".to_owned(),
+            Kind::Text { max } => format!("a text of at most {max} bytes"),
+            Kind::Word(words) => format!("one of {}", words.join(", ")),
+            Kind::Image => "a PNG, JPEG or WebP picture as base64 or as a data URL".to_owned(),
+        }
+    }
+
+    /// The JSON schema of what is allowed.
+    pub(crate) fn schema(self) -> Value {
+        match self {
+            Kind::Int { min, max, step } => {
+                let mut schema =
+                    json!({ "type": "integer", "minimum": min as i64, "maximum": u64::try_from(max).unwrap_or(0) });
+                if step != 1 {
+                    schema["multipleOf"] = json!(step as i64);
+                }
+                schema
+            }
+            Kind::Float { min, max } => json!({ "type": "number", "minimum": min, "maximum": max }),
+            Kind::Bool => json!({ "type": "boolean" }),
+            Kind::Text { max } => json!({ "type": "string", "maxLength": max }),
+            Kind::Word(words) => json!({ "type": "string", "enum": words }),
+            Kind::Image => json!({ "type": "string", "contentEncoding": "base64" }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(body: Value) -> Result<Values, Vec<Fault>> {
+        check(JOB_FIELDS, body.as_object().unwrap())
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_field() {
+        let faults = run(json!({ "prompt": 7, "steps": 0, "width": 65, "strength": 1.5, "nonsense": 1 })).unwrap_err();
+        let mut fields: Vec<_> = faults.iter().filter_map(|f| f.field.as_deref()).collect();
+        fields.sort_unstable();
+        assert_eq!(fields, ["nonsense", "prompt", "steps", "strength", "width"]);
+    }
+
+    #[test]
+    fn aliases_and_whole_floats_are_taken() {
+        let values = run(json!({ "num_inference_steps": 20.0, "cfg_scale": 7, "seed": u64::MAX })).unwrap();
+        assert_eq!(values.u32("steps"), Some(20));
+        assert_eq!(values.f32("guidance_scale"), Some(7.0));
+        assert_eq!(values.int("seed"), Some(i128::from(u64::MAX)));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = JOB_FIELDS.iter().flat_map(|f| f.aliases.iter().chain([&f.name])).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

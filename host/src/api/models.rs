@@ -1,0 +1,44 @@
+//! Models over HTTP: list, load, unload.
+
+use super::App;
+use super::http::{ApiError, Request, Response, json_ok};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /v1/models`
+pub(crate) async fn list(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let data: Vec<Value> = {
+        let app = app.clone();
+        // The folders are read anew, so that a model copied in is seen at once.
+        tokio::task::spawn_blocking(move || app.models.list_json(&app.default_model(), &app.engine.loaded_models()))
+            .await
+            .map_err(|_| crate::fault::Fault::internal("the models could not be listed"))?
+    };
+    Ok(json_ok(&json!({ "object": "list", "data": data })))
+}
+
+/// `POST /v1/models/{}/load`
+pub(crate) async fn load(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
+    app.accepting()?;
+    let name = request.capture(0).to_owned();
+    let loaded = {
+        let app = app.clone();
+        tokio::task::spawn_blocking(move || app.engine.load_model(&name))
+            .await
+            .map_err(|_| crate::fault::Fault::internal("the model could not be loaded"))??
+    };
+    app.set_default_model(&loaded.key);
+    Ok(json_ok(&json!({ "model": loaded.key, "status": "loaded", "weights_bytes": loaded.memory.weights })))
+}
+
+/// `POST /v1/models/{}/unload`
+pub(crate) async fn unload(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
+    let name = request.capture(0).to_owned();
+    let was = {
+        let app = app.clone();
+        tokio::task::spawn_blocking(move || app.engine.unload_model(&name))
+            .await
+            .map_err(|_| crate::fault::Fault::internal("the model could not be unloaded"))??
+    };
+    Ok(json_ok(&json!({ "model": request.capture(0), "status": if was { "unloaded" } else { "not_loaded" } })))
+}

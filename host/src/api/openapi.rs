@@ -1,0 +1,166 @@
+//! The interface as an OpenAPI 3.1 document and as a page, both made from the tables that the code itself uses.
+
+use super::{
+    fields::JOB_FIELDS,
+    routes::{Access, ROUTES},
+};
+use crate::fault::FaultCode;
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+
+/// The document.
+pub(crate) fn document() -> Value {
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let mut names = ["id", "index"].iter();
+        let path = route
+            .pattern
+            .split('/')
+            .map(|s| if s == "{}" { format!("{{{}}}", names.next().unwrap_or(&"rest")) } else { s.to_owned() });
+        let path = path.collect::<Vec<_>>().join("/");
+        let parameters: Vec<Value> = path
+            .split('/')
+            .filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'))
+            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+            .collect();
+        let mut operation = json!({
+            "summary": route.summary,
+            "operationId": format!("{}{}", route.method.as_str().to_lowercase(), path.replace(['/', '{', '}', '-'], "_")),
+            "parameters": parameters,
+            "responses": {
+                "200": { "description": "Done." },
+                "4XX": { "$ref": "#/components/responses/Fault" },
+                "5XX": { "$ref": "#/components/responses/Fault" },
+            },
+            "security": if route.access == Access::Token { json!([{ "bearer": [] }, { "basic": [] }, {}]) } else { json!([]) },
+        });
+        if path == "/v1/jobs" && route.method == http::Method::POST {
+            operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/JobRequest" } } } });
+            operation["responses"]["200"] = json!({ "description": "Accepted.", "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Accepted" } } } });
+        }
+        let entry = paths.entry(path).or_insert_with(|| json!({}));
+        entry[route.method.as_str().to_lowercase()] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "sd-worker", "version": env!("CARGO_PKG_VERSION"), "description": "Turns prompts into pictures and streams every step." },
+        "paths": paths,
+        "components": {
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" }, "basic": { "type": "http", "scheme": "basic" } },
+            "schemas": { "JobRequest": job_request(), "Accepted": accepted(), "Error": error() },
+            "responses": { "Fault": { "description": "Refused or failed.", "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } } } },
+        },
+    })
+}
+
+fn job_request() -> Value {
+    let mut properties = Map::new();
+    for field in JOB_FIELDS {
+        let mut schema = field.kind.schema();
+        let aliases =
+            if field.aliases.is_empty() { String::new() } else { format!(" Also: {}.", field.aliases.join(", ")) };
+        schema["description"] = format!("{} Default: {}.{aliases}", field.doc, field.default).into();
+        properties.insert(field.name.to_owned(), schema.clone());
+        for alias in field.aliases {
+            schema["description"] = format!("The same as `{}`.", field.name).into();
+            properties.insert((*alias).to_owned(), schema.clone());
+        }
+    }
+    json!({ "type": "object", "required": ["prompt"], "properties": properties })
+}
+
+fn accepted() -> Value {
+    json!({
+        "type": "object",
+        "required": ["job_id", "sse_url", "status"],
+        "properties": {
+            "job_id": { "type": "string" }, "sse_url": { "type": "string" }, "url": { "type": "string" },
+            "status": { "type": "string", "enum": ["queued", "running", "completed", "failed", "cancelled"] },
+            "position": { "type": ["integer", "null"] }, "seed": { "type": "integer" }, "model": { "type": "string" },
+        },
+    })
+}
+
+fn error() -> Value {
+    let codes: Vec<&str> = FaultCode::ALL.iter().map(|c| c.as_str()).collect();
+    json!({
+        "type": "object",
+        "required": ["error"],
+        "properties": { "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {
+                "code": { "type": "string", "enum": codes }, "message": { "type": "string" }, "field": { "type": "string" },
+                "retriable": { "type": "boolean" }, "request_id": { "type": "string" }, "errors": { "type": "array", "items": { "type": "object" } },
+            },
+        } },
+    })
+}
+
+/// The page. Nothing in it comes from a request.
+pub(crate) fn page() -> String {
+    let escape = |text: &str| {
+        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        // `code` in the tables' texts becomes code on the page.
+        text.split('`')
+            .enumerate()
+            .map(|(i, part)| if i % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() })
+            .collect::<String>()
+    };
+    let mut html = String::from(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>sd-worker: interface</title>\
+         <style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1b1f;background:#fff}\
+         table{border-collapse:collapse;width:100%;margin:1rem 0 2rem}td,th{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid #ddd}\
+         code{background:#f0f0f4;padding:0 .25em;border-radius:3px}@media(prefers-color-scheme:dark){body{background:#16161a;color:#e8e8ee}\
+         code{background:#2a2a31}td,th{border-color:#333}}</style>\
+         <h1>sd-worker</h1><p>The same as a document: <a href=/openapi.json>openapi.json</a>. The page to draw with: <a href=/>start</a>.</p>",
+    );
+    html.push_str("<h2>Routes</h2><table><tr><th>Method<th>Path<th>What<th>Token");
+    for r in ROUTES {
+        let token = if r.access == Access::Token { "if the worker has any" } else { "no" };
+        let _ = write!(html, "<tr><td>{}<td><code>{}</code><td>{}<td>{token}", r.method, r.pattern, escape(r.summary));
+    }
+    html.push_str("</table><h2>Fields of a job</h2><table><tr><th>Name<th>May be<th>Default<th>What");
+    for f in JOB_FIELDS {
+        let also = if f.aliases.is_empty() {
+            String::new()
+        } else {
+            format!("<br>also {}", f.aliases.iter().map(|a| format!("<code>{a}</code>")).collect::<Vec<_>>().join(", "))
+        };
+        let _ = write!(
+            html,
+            "<tr><td><code>{}</code>{also}<td>{}<td>{}<td>{}",
+            f.name,
+            escape(&f.kind.describe()),
+            escape(f.default),
+            escape(f.doc)
+        );
+    }
+    html.push_str("</table><h2>Error codes</h2><table><tr><th>Code<th>HTTP status<th>May succeed later");
+    for c in FaultCode::ALL {
+        let _ = write!(
+            html,
+            "<tr><td><code>{}</code><td>{}<td>{}",
+            c.as_str(),
+            c.status(),
+            if c.retriable() { "yes" } else { "no" }
+        );
+    }
+    html.push_str("</table></html>");
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_every_route_and_field() {
+        let document = document();
+        let operations: usize =
+            document["paths"].as_object().unwrap().values().map(|p| p.as_object().unwrap().len()).sum();
+        assert_eq!(operations, ROUTES.len());
+        let properties = document["components"]["schemas"]["JobRequest"]["properties"].as_object().unwrap();
+        assert!(JOB_FIELDS.iter().all(|f| properties.contains_key(f.name)));
+    }
+}

@@ -1,0 +1,98 @@
+//! What the worker says about itself: health, readiness, figures, backends, samplers.
+
+use super::http::{ApiError, Request, Response, bytes_reply, json_ok, json_status, set};
+use super::{App, openapi};
+use crate::fault::{Fault, FaultCode};
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+
+/// `GET /health`
+pub(crate) async fn health(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&json!({ "status": "healthy" })))
+}
+
+/// `GET /ready`
+pub(crate) async fn ready(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let state = app.readiness();
+    let body = json!({ "ready": state.ready, "state": state.state, "reason": state.reason, "model": app.engine.loaded_model() });
+    if state.ready {
+        return Ok(json_ok(&body));
+    }
+    let mut response = json_status(StatusCode::SERVICE_UNAVAILABLE, &body);
+    set(&mut response, "retry-after", "2");
+    Ok(response)
+}
+
+/// `GET /info`
+pub(crate) async fn info(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let state = app.readiness();
+    let devices: Vec<Value> = app
+        .engine
+        .devices()
+        .iter()
+        .map(|d| json!({ "device": d.label.as_ref(), "backend": d.backend.as_ref(), "model": d.loaded().map(|m| m.key) }))
+        .collect();
+    Ok(json_ok(&json!({
+        "id": app.config.worker_id, "implementation": "sd-worker", "version": env!("CARGO_PKG_VERSION"),
+        "status": state.state, "capabilities": ["image-gen"], "protocol": "sd-worker/1",
+        "operations": ["image_generation", "image_transform", "image_inpaint"],
+        "model_id": app.config.model, "device": devices.first().map(|d| d["device"].clone()), "devices": devices,
+        "limits": {
+            "queue_jobs": app.queue.capacity(), "body_bytes": app.config.limits.body_bytes,
+            "pixels": app.config.limits.pixels, "steps": 150, "n": 16,
+        },
+    })))
+}
+
+/// `GET /openapi.json`
+pub(crate) async fn openapi(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&openapi::document()))
+}
+
+/// `GET /metrics`
+pub(crate) async fn metrics(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    app.metrics.queue_jobs.set(gauge(app.queue.len()));
+    app.metrics.queue_capacity_jobs.set(gauge(app.queue.capacity()));
+    let text = app.metrics.render();
+    Ok(bytes_reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into_bytes()))
+}
+
+/// `GET /v1/backends`
+pub(crate) async fn backends(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&json!({ "object": "list", "data": app.backends.as_ref() })))
+}
+
+/// `GET /v1/samplers`
+pub(crate) async fn samplers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&crate::names::samplers_json()))
+}
+
+/// `GET /v1/queue`
+pub(crate) async fn queue(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
+    let waiting: Vec<Value> = app
+        .queue
+        .waiting()
+        .iter()
+        .filter(|j| j.owner == request.caller)
+        .map(|j| json!({ "job_id": j.id.as_str(), "model": j.spec.model, "priority": j.spec.priority, "position": app.queue.position(j) }))
+        .collect();
+    Ok(json_ok(&json!({ "waiting": app.queue.len(), "capacity": app.queue.capacity(), "data": waiting })))
+}
+
+/// `POST /v1/shutdown`
+pub(crate) async fn shutdown(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    if !app.may_shut_down {
+        return Err(
+            Fault::new(FaultCode::Forbidden, "shutting down over HTTP needs a token or a loopback address").into()
+        );
+    }
+    let (shutdown, patience) = (app.shutdown.clone(), app.patience);
+    // The answer goes out first.
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        shutdown.drain(patience);
+    });
+    Ok(json_ok(&json!({ "status": "draining" })))
+}

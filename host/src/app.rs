@@ -1,0 +1,273 @@
+//! The parts of a running worker, put together.
+
+use crate::{
+    api::ApiError,
+    config::{BackendArgs, Config, Isolate, Limits, ModelArgs},
+    engine::{Device, Engine},
+    fault::{Fault, FaultCode},
+    jobs::{Outcome, Queue, Registry},
+    library::Library,
+    server::Shutdown,
+    telemetry::Metrics,
+};
+use backend_api::{HwKind, Param};
+use sd_plugins::{Catalog, Choice, PluginError, Report, Search, tracing_host};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// The model that is served when none is named.
+pub const BUNDLED_MODEL: &str = "emoji-sd";
+
+/// Whether jobs are taken.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    /// Yes or no.
+    pub ready: bool,
+    /// `starting`, `ready`, `busy`, `stopping` or `broken`.
+    pub state: &'static str,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct App {
+    /// What handlers look at.
+    pub config: Config,
+    /// The waiting jobs.
+    pub queue: Arc<Queue>,
+    /// All jobs.
+    pub registry: Arc<Registry>,
+    /// The devices.
+    pub engine: Arc<Engine>,
+    /// The models.
+    pub models: Arc<Library>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// Whether `POST /v1/shutdown` is for those who reach the port: with a token, or from loopback only.
+    pub may_shut_down: bool,
+    /// The way out.
+    pub shutdown: Shutdown,
+    /// How long running jobs may go on after the signal.
+    pub patience: Duration,
+    /// What became of each plugin.
+    pub backends: Arc<Report>,
+    default_model: Mutex<String>,
+    starting: AtomicBool,
+    start_fault: Mutex<Option<Fault>>,
+}
+
+/// What an [`App`] is made from.
+#[derive(Debug)]
+pub struct Settings {
+    /// Plugins.
+    pub backends: BackendArgs,
+    /// Models.
+    pub models: ModelArgs,
+    /// The worker's name.
+    pub worker_id: String,
+    /// Bounds on requests.
+    pub limits: Limits,
+    /// Places in the queue.
+    pub queue_jobs: usize,
+    /// How long finished jobs are kept, and how many.
+    pub keep: (Duration, usize),
+    /// The longest call into a backend.
+    pub call_limit: Duration,
+    /// Jobs at a time on one device.
+    pub lanes: Option<usize>,
+    /// When an idle model goes.
+    pub idle_unload: Option<Duration>,
+    /// How long running jobs may go on after the signal.
+    pub patience: Duration,
+    /// Whether the worker may be shut down over HTTP.
+    pub may_shut_down: bool,
+}
+
+impl App {
+    /// Finds plugins and models, opens a device, starts the engine. No model is loaded yet.
+    pub fn start(settings: Settings) -> Result<Arc<App>, Fault> {
+        let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), build).map_err(|e| Fault::internal(e.to_string()))?;
+        let metrics = Arc::new(metrics);
+        let (models, named) = Library::new(model_places(&settings.models), settings.models.model.as_deref())?;
+        let models = Arc::new(models);
+        let model = named.unwrap_or_else(|| BUNDLED_MODEL.to_owned());
+        // A model that cannot be served is said at once, not at the first job.
+        models.resolve(&model)?;
+        let (device, lanes, report) = open_device(&settings)?;
+        let queue = Arc::new(Queue::new(settings.queue_jobs));
+        let engine =
+            Engine::start(vec![(device, lanes)], queue.clone(), models.clone(), metrics.clone(), settings.idle_unload)
+                .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
+        Ok(Arc::new(App {
+            config: Config { worker_id: settings.worker_id, model: model.clone(), limits: settings.limits },
+            queue,
+            registry: Arc::new(Registry::new(settings.keep.0, settings.keep.1)),
+            engine,
+            models,
+            metrics,
+            may_shut_down: settings.may_shut_down,
+            shutdown: Shutdown::new(),
+            patience: settings.patience,
+            backends: Arc::new(report),
+            default_model: Mutex::new(model),
+            starting: AtomicBool::new(true),
+            start_fault: Mutex::new(None),
+        }))
+    }
+
+    /// Loads the default model. Jobs that come meanwhile are refused with `not_ready`.
+    pub fn warm_up(&self) {
+        let outcome = self.engine.load_model(&self.default_model());
+        if let Err(fault) = outcome {
+            tracing::error!(code = fault.code.as_str(), message = %fault.message, "the model could not be loaded");
+            *self.start_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        }
+        self.starting.store(false, Ordering::Release);
+    }
+
+    /// The model of jobs that name none.
+    pub fn default_model(&self) -> String {
+        self.default_model.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The steps of jobs that name neither steps nor a model.
+    pub fn default_steps(&self) -> u32 {
+        self.models.lookup(&self.default_model()).map_or(20, |m| m.model.defaults.steps)
+    }
+
+    /// Changes the model of jobs that name none.
+    pub fn set_default_model(&self, name: &str) {
+        name.clone_into(&mut self.default_model.lock().unwrap_or_else(PoisonError::into_inner));
+        *self.start_fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether jobs are taken. A full queue is no reason not to be: 429 speaks for that.
+    pub fn readiness(&self) -> Readiness {
+        let not = |state, reason: &str| Readiness { ready: false, state, reason: Some(reason.to_owned()) };
+        if self.shutdown.is_draining() {
+            return not("stopping", "the worker is shutting down");
+        }
+        if self.starting.load(Ordering::Acquire) {
+            return not("starting", "a model is being loaded");
+        }
+        if self.engine.is_broken() {
+            return not("broken", "the backend does not answer");
+        }
+        if let Some(fault) = self.start_fault.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            return not("broken", &fault.message);
+        }
+        let busy = self.engine.running() > 0 || !self.queue.is_empty();
+        Readiness { ready: true, state: if busy { "busy" } else { "ready" }, reason: None }
+    }
+
+    /// A fault when jobs are not taken now.
+    pub(crate) fn accepting(&self) -> Result<(), ApiError> {
+        let state = self.readiness();
+        if state.ready {
+            return Ok(());
+        }
+        let code = if state.state == "stopping" { FaultCode::Draining } else { FaultCode::NotReady };
+        let fault = Fault::new(code, state.reason.unwrap_or_default());
+        Err(ApiError { retry_after: Some(Duration::from_secs(2)), ..fault.into() })
+    }
+
+    /// Seconds until a place in the queue is likely to be free.
+    pub fn retry_after_secs(&self) -> u64 {
+        let wait = self.queue.len() as f64 * self.engine.mean_job().as_secs_f64();
+        (wait.ceil() as u64).clamp(1, 300)
+    }
+
+    /// Ends all work: waiting jobs are told, running ones may go on until the deadline and are cancelled then.
+    /// Blocks; afterwards every job has its terminal event.
+    pub fn finish(&self, patience: Duration) {
+        for job in self.queue.close() {
+            job.finish(Outcome::Failed(Fault::new(
+                FaultCode::Draining,
+                "the worker was shut down before this job began",
+            )));
+        }
+        if self.engine.join(patience) {
+            return;
+        }
+        for job in self.registry.list() {
+            job.request_cancel();
+        }
+        if !self.engine.join(Duration::from_secs(5)) {
+            tracing::warn!("a call into the backend does not come back; leaving it");
+            for job in self.registry.list() {
+                job.finish(Outcome::Failed(Fault::new(
+                    FaultCode::Interrupted,
+                    "the worker was shut down while this job ran",
+                )));
+            }
+        }
+    }
+}
+
+/// The models directories: the operator's, or those around the program.
+pub fn model_places(args: &ModelArgs) -> sd_models::Library {
+    let dirs = if args.models_dir.is_empty() {
+        std::env::current_exe().map(|exe| sd_models::bundled_dirs(&exe)).unwrap_or_default()
+    } else {
+        args.models_dir.clone()
+    };
+    sd_models::Library::new(dirs, sd_models::default_cache_dir())
+}
+
+/// Looks for plugins as the flags say.
+pub fn scan(args: &BackendArgs) -> (Catalog, Choice) {
+    let isolate = match args.isolate {
+        Isolate::Auto => sd_plugins::Isolate::Auto,
+        Isolate::Always => sd_plugins::Isolate::Always,
+        Isolate::Never => sd_plugins::Isolate::Never,
+    };
+    let search =
+        Search { dirs: args.plugin_dir.clone(), isolate, child: None, cache: cache_dir(), ..Search::default() };
+    let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
+    // Hives pass a bare index of the kind of device that the program was built for.
+    let device = args.device.clone().filter(|d| d.parse::<u32>().is_err());
+    (Catalog::scan(&search), Choice { backend: args.backend.clone(), device, options })
+}
+
+fn cache_dir() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    Some(base.join("sd-worker").join("plugins"))
+}
+
+/// Opens the best device. The whole life of the backend is on the device's own thread, which opens it too.
+fn open_device(settings: &Settings) -> Result<(Device, usize, Report), Fault> {
+    let (catalog, choice) = scan(&settings.backends);
+    let report = catalog.report(&choice);
+    let lanes = settings.lanes;
+    let (device, about) = Device::start(settings.call_limit, move || {
+        let opened = catalog.open(&choice, &|id| tracing_host(id))?;
+        let gpu = opened.hardware.kind == HwKind::GPU;
+        for failed in &opened.failed {
+            tracing::warn!(code = failed.code(), "a better backend failed: {failed}");
+        }
+        tracing::info!(
+            backend = opened.id,
+            device = opened.device,
+            why = opened.why,
+            isolated = opened.isolated,
+            "backend opened"
+        );
+        Ok::<_, PluginError>((opened.backend, opened.id, opened.device, gpu))
+    })?;
+    Ok((device, lanes.unwrap_or(if about { 4 } else { 1 }), report))
+}
+
+impl From<PluginError> for Fault {
+    fn from(error: PluginError) -> Self {
+        Fault::new(FaultCode::NotReady, format!("no backend could be opened: {error}. {}", error.remedy()))
+    }
+}

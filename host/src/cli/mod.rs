@@ -1,0 +1,306 @@
+//! The command line: what it takes, and which part answers.
+
+mod backends;
+mod doctor;
+mod generate;
+mod inspect;
+mod models;
+mod serve;
+mod terminal;
+
+use crate::config::{BackendArgs, LogArgs, ModelArgs, ServeArgs, apply_file};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+/// Exit code of wrong usage or settings (`EX_USAGE` of sysexits.h).
+pub(crate) const EX_USAGE: u8 = 64;
+
+const EXAMPLES: &str = "\
+Examples:
+  sd-worker                                        serve the bundled model on http://127.0.0.1:8600
+  sd-worker --port 9000 --model sd-v1-5            serve another model on another port
+  sd-worker generate --prompt 'red apple' -o apple.png
+  sd-worker backend list                           what drives which device, and why
+  sd-worker doctor                                 what was found here, and what to do about the rest";
+
+/// Turns prompts into pictures over HTTP and streams every step.
+#[derive(Debug, Parser)]
+#[command(name = "sd-worker", version, about, after_help = EXAMPLES, subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve over HTTP; what happens without a subcommand
+    Serve(Box<ServeArgs>),
+    /// Draw from the command line
+    Generate(Box<GenerateArgs>),
+    /// Backend plugins
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// Models
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Print the recipe inside a picture
+    Inspect {
+        /// A PNG, JPEG or WebP file
+        file: PathBuf,
+    },
+    /// Say what was found on this machine, and what to do about what was not
+    Doctor {
+        #[command(flatten)]
+        backends: BackendArgs,
+        #[command(flatten)]
+        models: ModelArgs,
+    },
+    /// Ask a running worker whether it is ready; for containers
+    Healthcheck {
+        /// The worker's base URL
+        #[arg(long, env = "SD_WORKER_URL", default_value = "http://127.0.0.1:8600")]
+        url: String,
+    },
+}
+
+/// Drawing from the command line.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// What to paint
+    #[arg(long, short)]
+    pub(crate) prompt: String,
+    /// What not to paint
+    #[arg(long)]
+    pub(crate) negative_prompt: Option<String>,
+    /// Where the picture goes: a file, or with several pictures a folder
+    #[arg(long, short, default_value = "out.png")]
+    pub(crate) out: PathBuf,
+    /// Pictures to make
+    #[arg(short, long, default_value_t = 1)]
+    pub(crate) n: u32,
+    /// Width in pixels
+    #[arg(long)]
+    pub(crate) width: Option<u32>,
+    /// Height in pixels
+    #[arg(long)]
+    pub(crate) height: Option<u32>,
+    /// Denoising steps
+    #[arg(long)]
+    pub(crate) steps: Option<u32>,
+    /// Classifier-free guidance
+    #[arg(long)]
+    pub(crate) guidance_scale: Option<f64>,
+    /// The first picture's seed
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// The sampler
+    #[arg(long)]
+    pub(crate) sampler: Option<String>,
+    /// How the noise levels are spaced
+    #[arg(long)]
+    pub(crate) schedule: Option<String>,
+    /// A picture to start from
+    #[arg(long)]
+    pub(crate) init: Option<PathBuf>,
+    /// A mask: white = repaint
+    #[arg(long, requires = "init")]
+    pub(crate) mask: Option<PathBuf>,
+    /// How much of the picture is redone, 0 to 1
+    #[arg(long)]
+    pub(crate) strength: Option<f64>,
+    /// Any other field of a job as `name=value`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Let a running worker draw, at this base URL
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// The running worker's token
+    #[arg(long, env = "SD_WORKER_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) backends: BackendArgs,
+    #[command(flatten)]
+    pub(crate) models: ModelArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackendCommand {
+    /// Every plugin found, what it offers, why it was chosen, refused or skipped
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        backends: BackendArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// The models on disk
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        models: ModelArgs,
+    },
+    /// What a model is and needs, and what is missing
+    Inspect {
+        /// A model's name or path
+        name: String,
+        #[command(flatten)]
+        models: ModelArgs,
+    },
+    /// Take a single-file model into the models folder
+    Import {
+        /// A .safetensors file
+        file: PathBuf,
+        /// The name it gets; the file's own without this
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        models: ModelArgs,
+    },
+    /// Fetch a model from the hub
+    Pull {
+        /// `org/name[@revision]`, or a short name such as `sd-v1-5`
+        name: String,
+        #[command(flatten)]
+        models: ModelArgs,
+    },
+    /// Remove a model from disk
+    Rm {
+        /// A model's name
+        name: String,
+        #[command(flatten)]
+        models: ModelArgs,
+    },
+}
+
+/// Runs the program. `preset` is the backend of a program built for one.
+pub fn main(preset: Option<&str>) -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|a| a == "plugin-child") {
+        return ExitCode::FAILURE;
+    }
+    let cli = match parse(args, preset) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no faults; printing to a closed pipe is none of ours.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    if let Err(error) = crate::telemetry::init(cli.log.log_format.into(), &cli.log.log) {
+        terminal::complain(&error.to_string());
+        return ExitCode::from(EX_USAGE);
+    }
+    let outcome = match cli.command {
+        Command::Serve(args) => return serve::run(*args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Backend(command) => backends::run(&command),
+        Command::Models(command) => models::run(&command),
+        Command::Inspect { file } => inspect::run(&file),
+        Command::Doctor { backends, models } => doctor::run(&backends, &models),
+        Command::Healthcheck { url } => doctor::healthcheck(&url),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            terminal::complain(&fault.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Without a subcommand the program serves: `sd-worker --port 9000` is `sd-worker serve --port 9000`.
+fn parse(mut args: Vec<OsString>, preset: Option<&str>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    if let Some(preset) = preset {
+        command = command.mut_subcommands(|sub| {
+            let has = sub.get_arguments().any(|a| a.get_id() == "backend");
+            let preset = preset.to_owned();
+            if has { sub.mut_arg("backend", |a| a.default_value(preset)) } else { sub }
+        });
+    }
+    let names: Vec<String> = command.get_subcommands().map(|s| s.get_name().to_owned()).collect();
+    let first = args.get(1).and_then(|a| a.to_str()).unwrap_or_default().to_owned();
+    let own = ["help", "-h", "--help", "-V", "--version"];
+    if !names.contains(&first) && !own.contains(&first.as_str()) {
+        args.insert(1.min(args.len()), "serve".into());
+    }
+    if let Some(path) = config_path(&args) {
+        let mut fault = None;
+        command = command.mut_subcommand("serve", |serve| match apply_file(serve.clone(), &path) {
+            Ok(changed) => changed,
+            Err(message) => {
+                fault = Some(message);
+                serve
+            }
+        });
+        if let Some(message) = fault {
+            return Err(command.error(clap::error::ErrorKind::InvalidValue, message));
+        }
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// The settings file, found before everything else is parsed.
+fn config_path(args: &[OsString]) -> Option<PathBuf> {
+    let given = args.iter().enumerate().find_map(|(i, arg)| match arg.to_str()? {
+        "--config" => args.get(i + 1).map(PathBuf::from),
+        other => other.strip_prefix("--config=").map(PathBuf::from),
+    });
+    given.or_else(|| std::env::var_os("SD_WORKER_CONFIG").map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn no_subcommand_serves() {
+        for line in ["sd-worker", "sd-worker --port 9000 --worker-id a", "sd-worker serve --port 9000"] {
+            assert!(matches!(parse(words(line), None).unwrap().command, Command::Serve(_)), "{line}");
+        }
+        assert!(parse(words("sd-worker nonsense"), None).is_err());
+    }
+
+    #[test]
+    fn what_hives_pass_is_taken() {
+        let line = "sd-worker --worker-id worker-cpu-9123 --model emoji-sd --device 0 --port 9123 --queen-url http://localhost:7833";
+        let Command::Serve(args) = parse(words(line), Some("candle-cpu")).unwrap().command else {
+            unreachable!("it serves")
+        };
+        assert_eq!((args.port, args.worker_id.as_str()), (9123, "worker-cpu-9123"));
+        assert_eq!(args.backends.backend.as_deref(), Some("candle-cpu"));
+        assert_eq!(args.backends.device.as_deref(), Some("0"));
+        let other = "sd-worker --worker-id a --sd-version turbo --port 9 --callback-url http://x --local-mode --hive-url http://y";
+        assert!(parse(words(other), None).is_ok());
+    }
+
+    #[test]
+    fn flags_win_over_the_settings_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("worker.toml");
+        std::fs::write(
+            &file,
+            "port = 9001\nqueue_jobs = 5\nallow_unauthenticated = true\nallowed_host = [\"a\", \"b\"]\n",
+        )
+        .unwrap();
+        let line = format!("sd-worker --config {} --port 9002", file.display());
+        let Command::Serve(args) = parse(words(&line), None).unwrap().command else { unreachable!("it serves") };
+        assert_eq!((args.port, args.queue_jobs, args.allow_unauthenticated), (9002, 5, true));
+        assert_eq!(args.allowed_host, ["a", "b"]);
+        std::fs::write(&file, "prot = 9001\n").unwrap();
+        let text = parse(words(&line), None).unwrap_err().to_string();
+        assert!(text.contains("prot"), "{text}");
+    }
+}

@@ -1,0 +1,218 @@
+//! `sd-worker serve`: from flags to a listening worker, and its way out.
+
+use super::{EX_USAGE, terminal};
+use crate::{
+    api,
+    app::{App, Settings},
+    auth::{Gate, GatePolicy, OriginPolicy, Origins, TokenSources, Tokens, check_bind},
+    config::ServeArgs,
+    fault::Fault,
+    hive::{self, Beat, HiveConfig, Status, WorkerStatus},
+    server::{self, Phase, Stats},
+    telemetry::Observed,
+};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+/// How often finished jobs are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+
+pub(super) fn run(args: ServeArgs) -> ExitCode {
+    if args.build_info {
+        terminal::say(if cfg!(debug_assertions) { "debug" } else { "release" });
+        return ExitCode::SUCCESS;
+    }
+    let tokens = match tokens(&args) {
+        Ok(tokens) => tokens,
+        Err(message) => {
+            terminal::complain(&message);
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).thread_name("http").build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(serve(args, tokens)),
+        Err(e) => Err(Fault::internal(format!("the runtime could not be started: {e}"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            terminal::complain(&fault.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the tokens and holds the rule for open addresses.
+fn tokens(args: &ServeArgs) -> Result<Tokens, String> {
+    let inline = std::env::var("SD_WORKER_TOKENS").ok();
+    if args.local_mode && (args.token_file.is_some() || inline.is_some() || !args.bind_addr.is_loopback()) {
+        return Err("--local-mode is loopback without tokens; leave out the tokens and --bind-addr".to_owned());
+    }
+    let tokens = Tokens::load(TokenSources { file: args.token_file.clone(), inline }).map_err(|e| e.to_string())?;
+    check_bind(args.bind_addr, !tokens.is_empty(), args.allow_unauthenticated).map_err(|e| e.to_string())?;
+    Ok(tokens)
+}
+
+/// Who may come in.
+fn policy(args: &ServeArgs, tokens: Tokens) -> GatePolicy<<warp::reply::Response as HasBody>::Body> {
+    let mut hosts = args.allowed_host.clone();
+    hosts.iter_mut().for_each(|h| h.make_ascii_lowercase());
+    let origins = match args.allowed_origin.as_slice() {
+        [] => Origins::Same,
+        [any] if any == "*" => Origins::Any,
+        list => Origins::List(list.to_vec()),
+    };
+    GatePolicy {
+        origin: OriginPolicy { hosts, any_host: !tokens.is_empty(), origins },
+        tokens,
+        rate: None,
+        public: api::is_public,
+        refuse: api::refuse,
+    }
+}
+
+/// Names the body of warp's answers, which warp itself does not.
+trait HasBody {
+    type Body;
+}
+
+impl<B> HasBody for ::http::Response<B> {
+    type Body = B;
+}
+
+async fn serve(args: ServeArgs, tokens: Tokens) -> Result<(), Fault> {
+    let limits = server::Limits { max_connections: args.max_connections as usize, ..server::Limits::default() };
+    let address = SocketAddr::new(args.bind_addr, args.port);
+    let listener = server::bind(address, &limits)
+        .map_err(|e| Fault::internal(format!("cannot listen on {address}: {e}; another port is chosen with --port")))?;
+    let address = listener.local_addr().map_err(|e| Fault::internal(format!("cannot listen: {e}")))?;
+    if let Some(limit) = server::raise_open_file_limit() {
+        tracing::debug!(limit, "open files");
+    }
+
+    let settings = settings(&args, &tokens);
+    let app = tokio::task::spawn_blocking(move || App::start(settings))
+        .await
+        .map_err(|_| Fault::internal("the start failed"))??;
+    let reload = tokens.clone();
+    app.shutdown
+        .on_signals(app.patience, move || match reload.reload() {
+            Ok(count) => tracing::info!(count, "tokens read again"),
+            Err(e) => tracing::error!(code = e.code(), "the old tokens stay valid: {e}"),
+        })
+        .map_err(|e| Fault::internal(format!("signals cannot be handled: {e}")))?;
+    let heart = heart(&args, &app, address)?;
+
+    let url = format!("http://{address}/");
+    terminal::say(&format!("sd-worker listens on {url}"));
+    tracing::info!(%address, model = app.config.model, "listening");
+    let warm = app.clone();
+    tokio::task::spawn_blocking(move || {
+        warm.warm_up();
+        if warm.readiness().ready {
+            tracing::info!(model = warm.default_model(), "ready");
+        }
+    });
+    tokio::spawn(sweep(app.clone()));
+    let ending = tokio::spawn(end(app.clone()));
+    let stats = Arc::new(Stats::default());
+    app.metrics.watch_server(stats.clone()).map_err(|e| Fault::internal(e.to_string()))?;
+    let service = warp::service(warp::Filter::boxed(api::filter(app.clone())));
+    let service =
+        Observed::new(Gate::new(service, Arc::new(policy(&args, tokens))), app.metrics.clone(), api::pattern_of);
+    let drained = server::serve(listener, service, limits, app.shutdown.clone(), stats)
+        .await
+        .map_err(|e| Fault::internal(e.to_string()))?;
+    if app.shutdown.phase() != Phase::Stopped {
+        // The work's end was awaited by `end` already; this only joins it.
+        let _ = ending.await;
+    }
+    if let Some(heart) = heart {
+        // Says farewell; a queen that does not answer costs its time limit.
+        let _ = tokio::task::spawn_blocking(move || heart.stop()).await;
+    }
+    tracing::info!(cut = drained.cut, "stopped");
+    if app.shutdown.phase() == Phase::Stopped {
+        // A second signal ends now, whatever threads still do.
+        std::process::exit(0);
+    }
+    Ok(())
+}
+
+/// Starts the heartbeat, if there is anybody to tell.
+fn heart(args: &ServeArgs, app: &Arc<App>, address: SocketAddr) -> Result<Option<hive::Heart>, Fault> {
+    let device = app.engine.devices().first().map(|d| (d.backend.to_string(), d.label.to_string())).unwrap_or_default();
+    let kind = device.1.split(':').next().unwrap_or_default().to_owned();
+    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
+    let config = HiveConfig {
+        queen_url: args.queen_url.clone(),
+        callback_url: args.callback_url.clone(),
+        worker_id: args.worker_id.clone(),
+        port: address.port(),
+        own_url: format!("http://{host}:{}", address.port()),
+        implementation: format!("sd-worker-rbee-{kind}"),
+        backend: kind,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        timing: hive::Timing::default(),
+    };
+    let (asked, told) = (app.clone(), app.clone());
+    let status = move || WorkerStatus {
+        status: match asked.readiness().state {
+            "ready" => Status::Ready,
+            "busy" => Status::Busy,
+            "stopping" => Status::Stopping,
+            _ => Status::Starting,
+        },
+        model_id: asked.engine.loaded_model().unwrap_or_else(|| asked.default_model()),
+        device: device.1.clone(),
+    };
+    let seen = move |beat: &Beat| {
+        if matches!(beat, Beat::Failed(_)) {
+            told.metrics.heartbeat_failures_total.inc();
+        }
+    };
+    hive::start(config, status, seen).map_err(|e| Fault::internal(e.to_string()))
+}
+
+fn settings(args: &ServeArgs, tokens: &Tokens) -> Settings {
+    let secs = |n: u32| Duration::from_secs(u64::from(n));
+    Settings {
+        backends: args.backends.clone(),
+        models: args.models.clone(),
+        worker_id: args.worker_id.clone(),
+        limits: args.limits(),
+        queue_jobs: args.queue_jobs as usize,
+        keep: (secs(args.keep_secs), args.keep_jobs as usize),
+        call_limit: secs(args.call_limit_secs),
+        lanes: args.lanes.map(|n| n as usize),
+        idle_unload: (args.idle_unload_secs > 0).then(|| secs(args.idle_unload_secs)),
+        patience: secs(args.drain_secs),
+        may_shut_down: !tokens.is_empty() || args.bind_addr.is_loopback(),
+    }
+}
+
+/// Forgets what is over.
+async fn sweep(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        app.registry.sweep();
+        app.queue.sweep();
+    }
+}
+
+/// After the signal: ends the work, then lets the server close.
+async fn end(app: Arc<App>) {
+    app.shutdown.draining().await;
+    let patience = match app.shutdown.phase() {
+        Phase::Draining { deadline } => deadline.saturating_duration_since(tokio::time::Instant::now()),
+        _ => Duration::ZERO,
+    };
+    let work = app.clone();
+    let done = tokio::task::spawn_blocking(move || work.finish(patience));
+    tokio::select! {
+        _ = done => {}
+        () = app.shutdown.stopped() => return,
+    }
+    app.shutdown.close();
+}

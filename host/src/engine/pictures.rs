@@ -1,0 +1,84 @@
+//! From final latents to finished files.
+
+use super::{canvas::Canvas, run::Run, tensor::Latents};
+use crate::{
+    fault::{Fault, FaultCode},
+    jobs::Picture as Finished,
+    recipe,
+};
+use sd_images::{Picture, composite, paste_back};
+use serde_json::json;
+use std::{sync::Arc, time::Instant};
+
+/// Decodes the latents, pastes kept pixels back, writes the files.
+pub(super) fn finish(run: &Run<'_>, canvas: &Canvas, latents: &Latents) -> Result<(), Fault> {
+    let n = latents.shape[0];
+    for index in 0..n {
+        run.check()?;
+        let decoding = Instant::now();
+        // One at a time: a decode needs the most memory of all, and pictures come out as they are ready.
+        let pixels = decode(run, latents.slice(index, 1))?;
+        let (width, height) = (run.spec.width, run.spec.height);
+        let rgb = pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
+        let drawn = Picture { width, height, rgb, alpha: None };
+        run.job.time(|t| t.decode += decoding.elapsed());
+        write(run, index, paste(canvas, drawn)?)?;
+    }
+    Ok(())
+}
+
+/// The picture as it came, when nothing is to be redone.
+pub(super) fn unchanged(run: &Run<'_>, canvas: &Canvas) -> Result<(), Fault> {
+    let Some(source) = &canvas.source else {
+        return Err(Fault::field("steps", "no step is left to run"));
+    };
+    for index in 0..run.spec.n as usize {
+        write(run, index, source.whole.as_ref().clone())?;
+    }
+    Ok(())
+}
+
+fn decode(run: &Run<'_>, latents: Latents) -> Result<Vec<f32>, Fault> {
+    match run.device.decode(latents.clone(), None, &run.stop) {
+        // A whole picture may not fit where tiles of it do.
+        Err(fault) if fault.code == FaultCode::OutOfMemory => {
+            tracing::warn!(job_id = %run.job.id, "not enough memory to decode the picture whole; decoding in tiles");
+            run.device.decode(latents, Some(64), &run.stop)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Kept pixels come back to the bit; a region goes to its place.
+fn paste(canvas: &Canvas, drawn: Picture) -> Result<Picture, Fault> {
+    let Some(source) = &canvas.source else { return Ok(drawn) };
+    let Some(mask) = &source.mask else { return Ok(drawn) };
+    Ok(match source.region {
+        Some(region) => paste_back(&source.whole, &drawn, mask, region)?,
+        None => composite(&source.whole, &drawn, mask)?,
+    })
+}
+
+fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(), Fault> {
+    let writing = Instant::now();
+    let seed = run.spec.seed.wrapping_add(index as u64);
+    let recipe = recipe::of(run.spec, run.model, seed);
+    let text = recipe.infotext();
+    let bytes = recipe::encode(&picture, run.spec, &recipe, &text)?;
+    let (width, height) = (picture.width, picture.height);
+    run.job.add_picture(Finished {
+        bytes: Arc::new(bytes),
+        media_type: run.spec.format.media_type(),
+        seed,
+        width,
+        height,
+        infotext: text.into(),
+    });
+    run.job.time(|t| t.write += writing.elapsed());
+    // A job of one picture tells it in its last event.
+    if run.spec.n > 1 {
+        let url = format!("/v1/jobs/{}/images/{index}", run.job.id);
+        run.job.publish("image", json!({ "index": index, "seed": seed, "width": width, "height": height, "url": url, "format": run.spec.format.extension() }));
+    }
+    Ok(())
+}

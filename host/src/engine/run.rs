@@ -1,0 +1,260 @@
+//! The run of one job: texts, noise, steps, pictures.
+
+use super::{
+    Engine, Place,
+    canvas::Canvas,
+    device::{Device, LoadProgress, LoadedModel},
+    pictures, preview,
+    tensor::{Extra, Item, Latents},
+    text::{self, Encoded},
+};
+use crate::{
+    fault::{Fault, FaultCode},
+    jobs::{Job, JobSpec, Operation},
+    library::Resolved,
+    names,
+};
+use backend_api::extra;
+use sd_sampling::{
+    Eval, ModelSampling, Options, Plan, Settings, StepInfo,
+    guidance::{self, Guidance},
+    noise::{BatchNoise, ImageSeed, NoiseShape},
+};
+use serde_json::json;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Load progress is told at most this often.
+const NARRATE_EVERY: Duration = Duration::from_millis(500);
+
+/// Everything that one run looks at.
+pub(super) struct Run<'a> {
+    pub(super) job: &'a Arc<Job>,
+    pub(super) spec: &'a JobSpec,
+    pub(super) device: &'a Device,
+    pub(super) model: &'a Resolved,
+    pub(super) loaded: &'a LoadedModel,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) deadline: Instant,
+}
+
+impl Run<'_> {
+    /// A fault when the job is to stop.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        if self.stop.load(Ordering::Acquire) {
+            return Err(Fault::cancelled());
+        }
+        if Instant::now() >= self.deadline {
+            let limit = self.spec.timeout.as_secs();
+            return Err(Fault::new(FaultCode::Timeout, format!("the job ran longer than its limit of {limit} s")));
+        }
+        Ok(())
+    }
+
+    /// The latents' shape for `n` items.
+    pub(super) fn shape(&self, n: usize) -> [usize; 4] {
+        let factor = self.loaded.desc.vae_factor.max(1) as usize;
+        let side = |pixels: u32| pixels as usize / factor;
+        [n, self.loaded.desc.latent_channels as usize, side(self.spec.height), side(self.spec.width)]
+    }
+
+    fn takes(&self, input: &str) -> bool {
+        self.loaded.desc.inputs.iter().any(|i| i.as_str() == input)
+    }
+}
+
+/// Runs a job to its pictures.
+pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), Fault> {
+    let spec = &job.spec;
+    let stop = job.cancel_flag();
+    let began = Instant::now();
+    let told = std::sync::Mutex::new(began);
+    let narrator = job.clone();
+    let progress: LoadProgress = Arc::new(move |done, total| {
+        let Ok(mut last) = told.lock() else { return };
+        if last.elapsed() >= NARRATE_EVERY {
+            *last = Instant::now();
+            let percent = (done as f64 * 100.0 / total.max(1) as f64).round();
+            narrator.publish(
+                "narration",
+                json!({ "action": "load", "human": format!("loading the model: {percent} %"), "percent": percent }),
+            );
+        }
+    });
+    let (loaded, _use) = engine.ensure(place, &spec.model, &stop, &progress)?;
+    let model = engine.library.lookup(&spec.model)?;
+    job.time(|t| t.load = began.elapsed());
+    let run =
+        Run { job, spec, device: &place.device, model: &model, loaded: &loaded, stop, deadline: began + spec.timeout };
+    if [spec.width, spec.height].iter().any(|side| side % loaded.desc.vae_factor.max(1) != 0) {
+        return Err(Fault::field("width", format!("width and height must be multiples of {}", loaded.desc.vae_factor)));
+    }
+    run.check()?;
+    draw(&run)
+}
+
+fn draw(run: &Run<'_>) -> Result<(), Fault> {
+    let spec = run.spec;
+    let sampling = ModelSampling::new(&run.model.scheduler)?;
+    let strength = if run.spec.operation == Operation::Generation { 1.0 } else { f64::from(spec.strength) };
+    let mut canvas = Canvas::new(run)?;
+    // Nothing is to be redone: the picture as it came.
+    if (spec.steps as f64 * strength) as u32 == 0 {
+        run.job.set_total(0);
+        return pictures::unchanged(run, &canvas);
+    }
+    let choice = names::choice(&spec.sampler, Some(&spec.schedule))?;
+    let plan = Plan::new(
+        &sampling,
+        &Settings {
+            sampler: choice.sampler,
+            schedule: choice.schedule,
+            steps: spec.steps as usize,
+            strength,
+            options: Options { eta: spec.eta.map(f64::from).or(choice.eta), ..Options::default() },
+            ..Settings::default()
+        },
+    )?;
+    run.job.set_total(plan.total() as u32);
+
+    let encoding = Instant::now();
+    let guide = Guides::new(run)?;
+    let [_, channels, height, width] = run.shape(1);
+    let shape = NoiseShape { channels, height, width };
+    let mut noise = BatchNoise::new(spec.rng, shape, &ImageSeed::batch(spec.seed, spec.n as usize));
+    let start = canvas.begin(run, &plan, &mut noise)?;
+    run.job.time(|t| t.encode = encoding.elapsed());
+
+    let denoising = Instant::now();
+    let latents = {
+        let canvas = &canvas;
+        plan.run(
+            start,
+            &mut |eval: Eval<'_>| guide.predict(run, canvas, &eval, plan.total()),
+            &mut |request| noise.sample(request),
+            &mut |step: StepInfo<'_>| {
+                canvas.keep(step.x, step.signal, step.noise);
+                run.job.progress(step.step as u32, step.total as u32);
+                preview::maybe(run, &step);
+                run.check()
+            },
+        )?
+    };
+    run.job.time(|t| t.denoise = denoising.elapsed());
+    if latents.iter().any(|v| !v.is_finite()) {
+        return Err(Fault::new(FaultCode::InvalidOutput, "the latents hold values that are no numbers"));
+    }
+    let shape = run.shape(spec.n as usize);
+    pictures::finish(run, &canvas, &Latents { shape, data: latents })
+}
+
+/// How the network is asked: which texts, which extras, and how the answers are put together.
+struct Guides {
+    guidance: Guidance,
+    /// Towards the picture, for models that edit by instruction.
+    image_scale: Option<f32>,
+    positive: Encoded,
+    negative: Option<Encoded>,
+    /// Extras of the guided and of the unguided half.
+    extras: Arc<Vec<Extra>>,
+    negative_extras: Arc<Vec<Extra>>,
+}
+
+impl Guides {
+    fn new(run: &Run<'_>) -> Result<Guides, Fault> {
+        let spec = run.spec;
+        let edits = run.takes(extra::IMAGE_LATENTS);
+        // A model with the guidance as an input takes it there, and needs no second half of the batch.
+        let embedded = run.takes(extra::GUIDANCE);
+        let guidance = Guidance {
+            scale: if embedded { 1.0 } else { spec.guidance_scale },
+            rescale: spec.guidance_rescale,
+            interval: spec.guidance_interval,
+        };
+        // As in diffusers, a scale of at most 1 means without guidance.
+        let guidance = Guidance { scale: if guidance.scale > 1.0 { guidance.scale } else { 1.0 }, ..guidance };
+        let positive = text::encode(run.device, run.model, run.loaded, spec, false, &run.stop)?;
+        run.check()?;
+        let negative = if guidance.scale > 1.0 {
+            Some(text::encode(run.device, run.model, run.loaded, spec, true, &run.stop)?)
+        } else {
+            None
+        };
+        let image_scale =
+            (edits && negative.is_some() && spec.image_guidance_scale >= 1.0).then_some(spec.image_guidance_scale);
+        Ok(Guides {
+            guidance,
+            image_scale,
+            positive,
+            negative,
+            extras: Arc::new(extras(run, false)),
+            negative_extras: Arc::new(extras(run, true)),
+        })
+    }
+
+    /// One evaluation of the network for the whole batch, guided.
+    fn predict(&self, run: &Run<'_>, canvas: &Canvas, eval: &Eval<'_>, total: usize) -> Result<Vec<f32>, Fault> {
+        run.check()?;
+        let n = run.spec.n as usize;
+        let x = Latents { shape: run.shape(n), data: eval.x.to_vec() };
+        let item = |cond: &super::device::Cond, extras: &Arc<Vec<Extra>>, image: usize, blank: bool| Item {
+            cond: cond.clone(),
+            timestep: eval.timestep,
+            sigma: eval.sigma,
+            extras: canvas.extras(extras, image, blank),
+        };
+        let positive = self.positive.at(eval.step);
+        let mut items: Vec<Item> = (0..n).map(|i| item(positive, &self.extras, i, false)).collect();
+        let Some(negative) = self.negative.as_ref().filter(|_| self.guidance.is_on(eval.step, total)) else {
+            return Ok(run.device.predict(x, items, &run.stop)?.data);
+        };
+        let negative = negative.at(eval.step);
+        items.extend((0..n).map(|i| item(negative, &self.negative_extras, i, false)));
+        let mut parts = vec![&x, &x];
+        if self.image_scale.is_some() {
+            items.extend((0..n).map(|i| item(negative, &self.negative_extras, i, true)));
+            parts.push(&x);
+        }
+        let out = run.device.predict(Latents::concat(parts.into_iter()), items, &run.stop)?;
+        let size = x.data.len();
+        let (mut full, rest) = (out.data[..size].to_vec(), &out.data[size..]);
+        let each = x.per_item();
+        for i in 0..n {
+            let at = i * each..(i + 1) * each;
+            let other = &rest[at.clone()];
+            match self.image_scale {
+                Some(scale) => {
+                    let blank = &rest[size + i * each..size + (i + 1) * each];
+                    guidance::combine_pix2pix(&mut full[at], other, blank, self.guidance.scale, scale);
+                }
+                None => self.guidance.apply(&mut full[at], other),
+            }
+        }
+        Ok(full)
+    }
+}
+
+/// The extras that depend on the request alone.
+fn extras(run: &Run<'_>, negative: bool) -> Vec<Extra> {
+    let mut all = Vec::new();
+    let (width, height) = (run.spec.width as f32, run.spec.height as f32);
+    if run.takes(extra::TIME_IDS) {
+        // Original size, crop, target size; a refiner has an aesthetic score in place of the target size.
+        let mut ids = vec![height, width, 0.0, 0.0];
+        if run.model.model.defaults.aesthetic_score {
+            ids.push(if negative { 2.5 } else { 6.0 });
+        } else {
+            ids.extend([height, width]);
+        }
+        all.push(Extra { name: extra::TIME_IDS, shape: vec![ids.len() as u64], data: Arc::new(ids) });
+    }
+    if run.takes(extra::GUIDANCE) {
+        all.push(Extra { name: extra::GUIDANCE, shape: vec![1], data: Arc::new(vec![run.spec.guidance_scale]) });
+    }
+    all
+}

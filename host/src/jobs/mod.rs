@@ -1,0 +1,14 @@
+//! Jobs: what is asked, where it stands, what happened so far.
+
+mod events;
+mod job;
+mod queue;
+mod registry;
+mod spec;
+
+pub use events::{Event, EventRing};
+pub(crate) use job::timings_json;
+pub use job::{Job, JobId, JobState, Outcome, Picture, Snapshot, Timings};
+pub use queue::{Queue, QueueError};
+pub use registry::{Lookup, Registry};
+pub use spec::{InpaintFill, JobSpec, MaskSpec, OnDisconnect, Operation, OutputFormat, ResizeMode};

@@ -1,0 +1,123 @@
+//! All jobs the worker knows: the unfinished ones, the finished ones until their time is over, and for a while the ids of
+//! those that are gone, so that "gone" can be told from "never was".
+
+use super::{Job, JobId};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Ids of forgotten jobs that are remembered.
+const MAX_TOMBSTONES: usize = 10_000;
+
+/// What is known about an id.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The job.
+    Found(Arc<Job>),
+    /// It ended and its time is over.
+    Gone,
+    /// There was no such job.
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    jobs: HashMap<JobId, Arc<Job>>,
+    /// Oldest first.
+    order: VecDeque<JobId>,
+    tombstones: VecDeque<JobId>,
+    keys: HashMap<String, JobId>,
+}
+
+/// The registry. Finished jobs are kept for `keep` and at most `max_finished` of them.
+#[derive(Debug)]
+pub struct Registry {
+    keep: Duration,
+    max_finished: usize,
+    inner: Mutex<Inner>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(keep: Duration, max_finished: usize) -> Self {
+        Registry { keep, max_finished, inner: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a job; with an idempotency key, remembers it for the key.
+    pub fn insert(&self, job: &Arc<Job>, key: Option<&str>) {
+        let mut inner = self.lock();
+        inner.jobs.insert(job.id.clone(), job.clone());
+        inner.order.push_back(job.id.clone());
+        if let Some(key) = key {
+            inner.keys.insert(format!("{}\n{key}", job.owner), job.id.clone());
+        }
+    }
+
+    /// The job that an owner's idempotency key made.
+    pub fn by_key(&self, owner: &str, key: &str) -> Option<Arc<Job>> {
+        let inner = self.lock();
+        inner.jobs.get(inner.keys.get(&format!("{owner}\n{key}"))?).cloned()
+    }
+
+    /// What is known about an id.
+    pub fn find(&self, id: &JobId) -> Lookup {
+        let inner = self.lock();
+        match inner.jobs.get(id) {
+            Some(job) => Lookup::Found(job.clone()),
+            None if inner.tombstones.contains(id) => Lookup::Gone,
+            None => Lookup::Unknown,
+        }
+    }
+
+    /// Removes a job without a trace, because it was never taken.
+    pub fn withdraw(&self, id: &JobId) {
+        let mut inner = self.lock();
+        inner.jobs.remove(id);
+        inner.order.retain(|other| other != id);
+        inner.keys.retain(|_, other| other != id);
+    }
+
+    /// Forgets a finished job before its time.
+    pub fn forget(&self, id: &JobId) {
+        self.lock().bury(id);
+    }
+
+    /// All jobs, newest first.
+    pub fn list(&self) -> Vec<Arc<Job>> {
+        let inner = self.lock();
+        inner.order.iter().rev().filter_map(|id| inner.jobs.get(id).cloned()).collect()
+    }
+
+    /// Forgets finished jobs whose time is over, and the oldest beyond the bound.
+    pub fn sweep(&self) {
+        let mut inner = self.lock();
+        let finished: Vec<(JobId, Duration)> =
+            inner.order.iter().filter_map(|id| Some((id.clone(), inner.jobs.get(id)?.ended()?.elapsed()))).collect();
+        let excess = finished.len().saturating_sub(self.max_finished);
+        for (i, (id, age)) in finished.iter().enumerate() {
+            if i < excess || *age > self.keep {
+                inner.bury(id);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn bury(&mut self, id: &JobId) {
+        if self.jobs.remove(id).is_none() {
+            return;
+        }
+        self.order.retain(|other| other != id);
+        self.keys.retain(|_, other| other != id);
+        self.tombstones.push_back(id.clone());
+        while self.tombstones.len() > MAX_TOMBSTONES {
+            self.tombstones.pop_front();
+        }
+    }
+}

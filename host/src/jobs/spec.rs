@@ -1,0 +1,185 @@
+//! What a job is asked to do, checked and complete: every default is filled in, every picture decoded.
+
+use sd_images::{Mask, Picture};
+use std::{sync::Arc, time::Duration};
+
+/// The kind of work. The text forms are the hive's operation names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Text to picture.
+    Generation,
+    /// Picture and text to picture.
+    Transform,
+    /// Picture, mask and text to picture.
+    Inpaint,
+}
+
+impl Operation {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Generation => "image_generation",
+            Operation::Transform => "image_transform",
+            Operation::Inpaint => "image_inpaint",
+        }
+    }
+}
+
+impl From<Operation> for crate::telemetry::Kind {
+    fn from(operation: Operation) -> Self {
+        match operation {
+            Operation::Generation => Self::Generation,
+            Operation::Transform => Self::Transform,
+            Operation::Inpaint => Self::Inpaint,
+        }
+    }
+}
+
+/// What happens to a job when the last reader of its stream goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDisconnect {
+    /// It runs on; the result can be fetched later.
+    #[default]
+    Keep,
+    /// It is cancelled.
+    Cancel,
+}
+
+/// The file format of the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutputFormat {
+    /// Lossless, with the recipe in a text chunk.
+    #[default]
+    Png,
+    /// With a quality of 1–100.
+    Jpeg(u8),
+    /// WebP with a quality of 1–100; 100 is lossless.
+    Webp(u8),
+}
+
+impl OutputFormat {
+    /// The media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            OutputFormat::Png => "image/png",
+            OutputFormat::Jpeg(_) => "image/jpeg",
+            OutputFormat::Webp(_) => "image/webp",
+        }
+    }
+
+    /// The file name extension.
+    pub fn extension(self) -> &'static str {
+        match self {
+            OutputFormat::Png => "png",
+            OutputFormat::Jpeg(_) => "jpeg",
+            OutputFormat::Webp(_) => "webp",
+        }
+    }
+}
+
+/// How a picture of another size is brought to the job's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResizeMode {
+    /// Scaled in each direction on its own.
+    #[default]
+    Stretch,
+    /// Scaled to cover, the rest cut away.
+    Crop,
+    /// Scaled to fit, the rest filled from the edge.
+    Fill,
+}
+
+/// What stands under the mask before the work begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InpaintFill {
+    /// The colours around it, blurred inwards.
+    Fill,
+    /// The picture as it is.
+    #[default]
+    Original,
+    /// Noise in latent space.
+    LatentNoise,
+    /// Zeros in latent space.
+    LatentNothing,
+}
+
+/// A mask and how it is used. White (255) = repaint.
+#[derive(Debug, Clone)]
+pub struct MaskSpec {
+    /// The job's size; 255 = repaint.
+    pub mask: Arc<Mask>,
+    /// What stands under it at first.
+    pub fill: InpaintFill,
+    /// Work on the mask's surroundings only, with this padding in pixels.
+    pub only_masked: Option<u32>,
+}
+
+/// A job's request.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    /// The kind of work.
+    pub operation: Operation,
+    /// The model's catalogue name.
+    pub model: String,
+    /// What to paint.
+    pub prompt: String,
+    /// What not to paint.
+    pub negative_prompt: String,
+    /// Width in pixels, a multiple of 8.
+    pub width: u32,
+    /// Height in pixels, a multiple of 8.
+    pub height: u32,
+    /// Denoising steps.
+    pub steps: u32,
+    /// Classifier-free guidance; 1 = without.
+    pub guidance_scale: f32,
+    /// How far the guided prediction's deviation is brought back, 0–1.
+    pub guidance_rescale: f32,
+    /// The part of the steps, as fractions, in which guidance applies.
+    pub guidance_interval: (f32, f32),
+    /// Guidance towards the picture, for models that edit by instruction.
+    pub image_guidance_scale: f32,
+    /// The first picture's seed; the others follow.
+    pub seed: u64,
+    /// Pictures to make.
+    pub n: u32,
+    /// The sampler's canonical name.
+    pub sampler: String,
+    /// The schedule's canonical name.
+    pub schedule: String,
+    /// DDIM's stochasticity and the ancestral samplers' noise share; `None` = the sampler's own.
+    pub eta: Option<f32>,
+    /// Where noise comes from: `cpu` as PyTorch draws on the CPU, `philox` as on a GPU.
+    pub rng: sd_sampling::noise::Rng,
+    /// Text encoder layers to skip, in A1111's count (1 = none); `None` = the model's own.
+    pub clip_skip: Option<u32>,
+    /// How emphasis is applied: `a1111`, `no_norm`, `comfy`, `none`.
+    pub emphasis: &'static str,
+    /// What happens to prompts over one chunk.
+    pub overflow: sd_prompt::Overflow,
+    /// How much of the picture is redone, 0–1.
+    pub strength: f32,
+    /// The picture to start from, already in the job's size.
+    pub init: Option<Arc<Picture>>,
+    /// Where to paint.
+    pub mask: Option<MaskSpec>,
+    /// The results' file format.
+    pub format: OutputFormat,
+    /// Whether the files carry their recipe.
+    pub metadata: bool,
+    /// Send a preview every so many steps; 0 = never.
+    pub preview_every: u32,
+    /// What a lost reader means.
+    pub on_disconnect: OnDisconnect,
+    /// The longest run time.
+    pub timeout: Duration,
+    /// Higher runs earlier, −10 to 10.
+    pub priority: i8,
+}
+
+impl JobSpec {
+    /// Whether the job starts from a picture.
+    pub fn has_picture(&self) -> bool {
+        self.init.is_some()
+    }
+}

@@ -1,0 +1,178 @@
+//! The models as the worker uses them: resolved, checked, with tokenizers at hand.
+//!
+//! Resolving reads configs and headers only. The answer is kept for a moment, so that requests are checked in
+//! microseconds; loading always looks anew.
+
+use crate::fault::{Fault, FaultCode};
+use backend_api::{ModelSource, Param};
+use sd_models::{ModelError, ModelName, ModelRef, ResolveOptions, ResolvedModel};
+use sd_prompt::{Tokenizer, TokenizerFiles};
+use sd_sampling::SchedulerConfig;
+use serde_json::{Value, json};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+/// How long an answer is kept.
+const FRESH: Duration = Duration::from_secs(5);
+/// Answers kept.
+const MAX_KEPT: usize = 64;
+
+/// A model that can be run.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Files, configs, defaults.
+    pub model: ResolvedModel,
+    /// One tokenizer for each text encoder.
+    pub tokenizers: Vec<Tokenizer>,
+    /// The model's own schedule.
+    pub scheduler: SchedulerConfig,
+}
+
+impl Resolved {
+    /// What a backend loads from.
+    pub fn source(&self) -> ModelSource {
+        let source = self.model.to_source();
+        let params =
+            |pairs: Vec<(String, String)>| pairs.iter().map(|(k, v)| Param::new(k, v)).collect::<Vec<_>>().into();
+        ModelSource {
+            name: source.name.into(),
+            files: params(source.files),
+            configs: params(source.configs),
+            options: Vec::new().into(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    resolved: Arc<Resolved>,
+    at: Instant,
+}
+
+/// The models directories, the hub's cache, and the operator's own path if one was given.
+#[derive(Debug)]
+pub struct Library {
+    inner: sd_models::Library,
+    /// A model outside the directories, by the name it has here.
+    operator: Option<(String, ModelRef)>,
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+impl Library {
+    /// A library. `operator` is what the operator asked to serve: a name or a path.
+    pub fn new(inner: sd_models::Library, operator: Option<&str>) -> Result<(Library, Option<String>), Fault> {
+        let (operator, name) = match operator.map(ModelRef::from_operator).transpose()? {
+            None => (None, None),
+            Some(ModelRef::Name(name)) => (None, Some(name.to_string())),
+            Some(path @ ModelRef::Path(_)) => {
+                let resolved = inner.resolve(&path, ResolveOptions::default())?;
+                (Some((resolved.name.clone(), path)), Some(resolved.name))
+            }
+        };
+        Ok((Library { inner, operator, kept: Mutex::default() }, name))
+    }
+
+    /// Where models are looked for.
+    pub fn places(&self) -> &sd_models::Library {
+        &self.inner
+    }
+
+    /// Checks a name from a request and resolves it, or answers from memory.
+    pub fn lookup(&self, name: &str) -> Result<Arc<Resolved>, Fault> {
+        if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(name)
+            && kept.at.elapsed() < FRESH
+        {
+            return Ok(kept.resolved.clone());
+        }
+        self.resolve(name)
+    }
+
+    /// Resolves a name from disk.
+    pub fn resolve(&self, name: &str) -> Result<Arc<Resolved>, Fault> {
+        let reference = match &self.operator {
+            Some((own, path)) if own == name => path.clone(),
+            _ => ModelRef::Name(ModelName::parse(name)?),
+        };
+        let model = self.inner.resolve(&reference, ResolveOptions::default())?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Tokenizers are costly to build: the same model keeps its own.
+        if let Some(known) = kept.get_mut(name)
+            && known.resolved.model.fingerprint == model.fingerprint
+        {
+            known.at = Instant::now();
+            return Ok(known.resolved.clone());
+        }
+        drop(kept);
+        let tokenizers = model.tokenizers.iter().map(load_tokenizer).collect::<Result<Vec<_>, _>>()?;
+        let scheduler = serde_json::from_str::<SchedulerConfig>(&model.scheduler)
+            .map_err(|e| Fault::new(FaultCode::ModelInvalid, format!("the model's scheduler config: {e}")))?;
+        let resolved = Arc::new(Resolved { model, tokenizers, scheduler });
+        kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert(name.to_owned(), Kept { resolved: resolved.clone(), at: Instant::now() });
+        Ok(resolved)
+    }
+
+    /// The list of `GET /v1/models`: OpenAI's fields, and ours beside them.
+    pub fn list_json(&self, default: &str, loaded: &[String]) -> Vec<Value> {
+        let mut entries: Vec<Value> = self
+            .inner
+            .list()
+            .iter()
+            .map(|m| {
+                let created = m.modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+                let problem = m.problem.as_ref().map(|p| json!({ "code": p.code(), "message": p.to_string() }));
+                let defaults = m.model.as_ref().map(|r| {
+                    let d = &r.defaults;
+                    json!({ "width": d.width, "height": d.height, "steps": d.steps, "guidance_scale": d.guidance, "sampler": d.sampler, "examples": d.examples })
+                });
+                json!({
+                    "id": m.name, "object": "model", "created": created, "owned_by": "sd-worker",
+                    "family": m.family().map(|f| f.name()), "format": m.format().map(|f| f.name()),
+                    "bytes": m.model.as_ref().map(|r| r.weights.file_bytes), "parameters": m.model.as_ref().map(|r| r.weights.parameters),
+                    "defaults": defaults, "complete": m.is_complete(), "problem": problem,
+                    "default": m.name == default, "loaded": loaded.contains(&m.name),
+                })
+            })
+            .collect();
+        if let Some((name, _)) = &self.operator
+            && !entries.iter().any(|e| e["id"] == name.as_str())
+        {
+            entries.push(json!({
+                "id": name, "object": "model", "created": 0, "owned_by": "sd-worker", "complete": true,
+                "default": name == default, "loaded": loaded.contains(name),
+            }));
+        }
+        entries
+    }
+}
+
+impl From<ModelError> for Fault {
+    fn from(error: ModelError) -> Self {
+        let code = match error.code() {
+            "invalid_model_name" => FaultCode::InvalidModelName,
+            "model_not_found" => FaultCode::ModelNotFound,
+            _ => FaultCode::ModelInvalid,
+        };
+        Fault::new(code, error.to_string()).about("model")
+    }
+}
+
+fn load_tokenizer(tokenizer: &sd_models::Tokenizer) -> Result<Tokenizer, Fault> {
+    let texts = tokenizer.read()?;
+    let files = TokenizerFiles {
+        tokenizer_json: texts.tokenizer_json.as_deref(),
+        vocab_json: texts.vocab_json.as_deref(),
+        merges_txt: texts.merges_txt.as_deref(),
+        tokenizer_config: texts.tokenizer_config.as_deref(),
+        special_tokens_map: texts.special_tokens_map.as_deref(),
+    };
+    Tokenizer::load(&files).and_then(|t| t.with_pad(&tokenizer.pad_token)).map_err(|e| {
+        Fault::new(FaultCode::ModelInvalid, format!("the tokenizer of {}: {e}", tokenizer.encoder)).about("model")
+    })
+}

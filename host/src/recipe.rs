@@ -1,0 +1,77 @@
+//! The recipe that goes into a picture, and the one that comes out of it.
+
+use crate::{
+    fault::Fault,
+    jobs::{JobSpec, Operation, OutputFormat},
+    library::Resolved,
+    names,
+};
+use sd_images::{Embedded, Infotext, Limits, Picture, Recipe};
+use sd_sampling::noise::Rng;
+use serde_json::{Map, Value};
+
+/// What a picture of a job was made with.
+pub(crate) fn of(spec: &JobSpec, model: &Resolved, seed: u64) -> Recipe {
+    let (sampler, schedule) = names::labels(&spec.sampler, &spec.schedule);
+    let mut extra = Vec::new();
+    if spec.emphasis != "a1111" {
+        extra.push(("Emphasis".to_owned(), spec.emphasis.to_owned()));
+    }
+    if spec.guidance_rescale > 0.0 {
+        extra.push(("CFG rescale phi".to_owned(), spec.guidance_rescale.to_string()));
+    }
+    Recipe {
+        prompt: spec.prompt.clone(),
+        negative_prompt: spec.negative_prompt.clone(),
+        steps: spec.steps,
+        sampler,
+        schedule,
+        cfg_scale: rounded(spec.guidance_scale),
+        seed,
+        width: spec.width,
+        height: spec.height,
+        model: spec.model.clone(),
+        model_hash: Some(model.model.fingerprint.chars().take(10).collect()),
+        denoising_strength: (spec.operation != Operation::Generation).then(|| rounded(spec.strength)),
+        clip_skip: spec.clip_skip,
+        rng: Some(if spec.rng == Rng::Philox { "NV" } else { "CPU" }.to_owned()),
+        extra,
+        version: concat!("sd-worker ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..Recipe::default()
+    }
+}
+
+/// The shortest decimal that means the same `f32`.
+fn rounded(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+/// Writes a picture in the job's format, with its recipe unless the job asked for none.
+pub(crate) fn encode(picture: &Picture, spec: &JobSpec, recipe: &Recipe, infotext: &str) -> Result<Vec<u8>, Fault> {
+    let json = recipe.json();
+    let embedded =
+        if spec.metadata { Embedded { parameters: Some(infotext), recipe: Some(&json) } } else { Embedded::default() };
+    let format = match spec.format {
+        OutputFormat::Png => sd_images::OutputFormat::Png,
+        OutputFormat::Jpeg(quality) => sd_images::OutputFormat::Jpeg { quality },
+        OutputFormat::Webp(100) => sd_images::OutputFormat::WebpLossless,
+        OutputFormat::Webp(quality) => sd_images::OutputFormat::Webp { quality },
+    };
+    Ok(sd_images::encode(picture, format, &embedded)?)
+}
+
+/// The text inside a picture file.
+pub(crate) fn read(bytes: &[u8]) -> Result<Option<String>, Fault> {
+    let limits = Limits { max_bytes: 256 << 20, ..Limits::default() };
+    Ok(sd_images::inspect(bytes, &limits)?.parameters)
+}
+
+/// The text taken apart: its pairs by key.
+pub(crate) fn items(text: &str) -> Value {
+    let info = Infotext::parse(text);
+    let mut items = Map::new();
+    items.insert("Prompt".to_owned(), info.prompt.into());
+    items.insert("Negative prompt".to_owned(), info.negative_prompt.into());
+    items.extend(info.fields.into_iter().map(|(key, value)| (key, value.into())));
+    items.into()
+}

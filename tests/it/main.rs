@@ -1,0 +1,8 @@
+//! Integration tests: a real host process, real plugins, the bundled model, over HTTP as a client would.
+
+mod abuse; // malformed requests, hostile bodies
+mod lifecycle; // cancel, disconnect, full queue, shutdown
+mod parity; // whole pictures over HTTP against diffusers
+mod readme; // the README's examples, word for word
+mod road; // prompt in, events and picture out
+mod rules; // dependency rules, lints, words that do not belong

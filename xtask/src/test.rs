@@ -1,0 +1,19 @@
+//! Everything that must hold before a change lands. Nothing here is optional and nothing is skipped.
+
+use crate::shell::{Outcome, cargo, say, step};
+use std::time::Instant;
+
+pub(crate) fn run() -> Outcome {
+    let since = Instant::now();
+    step("format", cargo(&["fmt", "--all", "--check"]))?;
+    step("lints", cargo(&["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    // The integration tests start the real program with the real plugins, so these are built first.
+    step("build", cargo(&["build", "--release", "--locked", "--workspace"]))?;
+    step("tests", cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]))?;
+    let mut doc = cargo(&["doc", "--release", "--locked", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    step("documentation", doc)?;
+    say(&format!("\nall checks passed in {:.0} s", since.elapsed().as_secs_f64()));
+    say("not run here, for want of the hardware: GPU backends, macOS, Windows (docs/STATUS.md)");
+    Ok(())
+}
