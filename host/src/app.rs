@@ -229,8 +229,8 @@ pub fn scan(args: &BackendArgs) -> (Catalog, Choice) {
         Isolate::Always => sd_plugins::Isolate::Always,
         Isolate::Never => sd_plugins::Isolate::Never,
     };
-    let search =
-        Search { dirs: args.plugin_dir.clone(), isolate, child: None, cache: cache_dir(), ..Search::default() };
+    let child = std::env::current_exe().ok().map(|exe| vec![exe.into_os_string(), "plugin-child".into()]);
+    let search = Search { dirs: args.plugin_dir.clone(), isolate, child, cache: cache_dir(), ..Search::default() };
     let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
     // Hives pass a bare index of the kind of device that the program was built for.
     let device = args.device.clone().filter(|d| d.parse::<u32>().is_err());

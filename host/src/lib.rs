@@ -15,4 +15,6 @@ mod names;
 mod picture;
 mod recipe;
 pub mod server;
+pub mod store;
 pub mod telemetry;
+pub mod webhook;

@@ -14,6 +14,7 @@ impl From<sd_sampling::Error> for Fault {
             "steps_out_of_range" => "steps",
             "no_steps_left" => "strength",
             "unknown_schedule" => "schedule",
+            "value_out_of_range" => return Fault::new(crate::fault::FaultCode::InvalidRequest, error.to_string()),
             "bad_scheduler_config" => {
                 return Fault::new(crate::fault::FaultCode::ModelInvalid, error.to_string()).about("model");
             }
@@ -23,17 +24,21 @@ impl From<sd_sampling::Error> for Fault {
     }
 }
 
+/// Canonical names, and the stochasticity that a sampler's name implies.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    pub(crate) sampler: String,
+    pub(crate) schedule: String,
+    pub(crate) eta: Option<f64>,
+}
+
 /// The canonical names of a sampler and a schedule. Without a sampler the model's own is taken; old joined names such as
 /// "DPM++ 2M Karras" carry their schedule with them.
-pub(crate) fn resolve(
-    sampler: Option<&str>,
-    schedule: Option<&str>,
-    model: &ResolvedModel,
-) -> Result<(String, String), Fault> {
+pub(crate) fn resolve(sampler: Option<&str>, schedule: Option<&str>, model: &ResolvedModel) -> Result<Chosen, Fault> {
     let own = model.defaults.sampler.as_str();
     let chosen = choice(sampler.filter(|s| !s.is_empty()).unwrap_or(own), schedule.filter(|s| !s.is_empty()))?;
-    // "Normal" where nothing was asked is the model's own schedule.
-    Ok((chosen.sampler.name().to_owned(), chosen.schedule.name().to_owned()))
+    let (sampler, schedule) = (chosen.sampler.name().to_owned(), chosen.schedule.name().to_owned());
+    Ok(Chosen { sampler, schedule, eta: chosen.eta })
 }
 
 /// What names stand for.

@@ -33,6 +33,11 @@ fn worker() -> Worker {
     ]))
 }
 
+/// The first JSON value of a text: another answer may follow on the same connection.
+fn first_json(text: &str) -> Value {
+    serde_json::Deserializer::from_str(text).into_iter().next().and_then(Result::ok).unwrap_or(Value::Null)
+}
+
 fn refusal(status: u16, body: &Value, what: &str) {
     assert!((400..500).contains(&status), "{what}: status {status}, {body}");
     assert!(body["error"]["code"].is_string() && body["error"]["message"].is_string(), "{what}: {body}");
@@ -74,7 +79,9 @@ fn wrong_fields_are_refused_by_name() {
     for (body, field) in cases {
         let answer = client.post("/v1/jobs", &body);
         refusal(answer.status, &answer.json(), &body.to_string());
-        assert_eq!(answer.json()["error"]["field"], field, "{body}: {}", answer.json());
+        let error = &answer.json()["error"];
+        let all = error["errors"].as_array().cloned().unwrap_or_else(|| vec![error.clone()]);
+        assert!(all.iter().any(|e| e["field"] == field), "{body}: {error}");
     }
     let closest = client.post("/v1/jobs", &json!({ "prompt": "x", "sampler": "eulr" })).json();
     assert!(closest["error"]["message"].as_str().unwrap().contains("euler"), "{closest}");
@@ -129,7 +136,7 @@ fn five_thousand_mutated_requests() {
             if let Some((_, json)) = text.split_once("\r\n\r\n")
                 && json.starts_with('{')
             {
-                refusal(status, &serde_json::from_str(json).unwrap_or(Value::Null), "mutated request");
+                refusal(status, &first_json(json), "mutated request");
             }
         }
     }

@@ -186,7 +186,15 @@ fn a_panicking_plugin_costs_one_job() {
 fn a_plugin_that_is_missing_is_said_so() {
     let empty = tempfile::tempdir().unwrap();
     let done = std::process::Command::new(program("sd-worker"))
-        .args(["serve", "--port", "0", "--plugin-dir", empty.path().to_str().unwrap()])
+        .args([
+            "serve",
+            "--port",
+            "0",
+            "--plugin-dir",
+            empty.path().to_str().unwrap(),
+            "--models-dir",
+            sd_tests::bundled_models().to_str().unwrap(),
+        ])
         .output()
         .unwrap();
     assert_ne!(done.status.code(), Some(0));

@@ -1,5 +1,7 @@
 //! Integration tests: a real host process, real plugins, the bundled model, over HTTP as a client would.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
 mod abuse; // malformed requests, hostile bodies
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod parity; // whole pictures over HTTP against diffusers

@@ -1,5 +1,7 @@
 //! What the integration tests and the benchmark share: a worker process, a client, a reader of event streams.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
+
 mod client;
 mod worker;
 

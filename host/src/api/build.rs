@@ -86,7 +86,7 @@ impl Builder<'_> {
         let mask =
             mask.map(|m| self.mask(&m, width, height, resize)).transpose().map_err(|f| one(f.about("mask_image")))?;
         let strength = values.f32("strength").unwrap_or(if operation == Operation::Inpaint { 1.0 } else { 0.75 });
-        let (sampler, schedule) = names.unwrap_or_default();
+        let names = names.unwrap_or_default();
         Ok(JobSpec {
             operation,
             model,
@@ -101,9 +101,9 @@ impl Builder<'_> {
             image_guidance_scale: values.f32("image_guidance_scale").or(defaults.image_guidance).unwrap_or(1.5),
             seed: seed(values.int("seed")),
             n: values.u32("n").unwrap_or(1),
-            sampler,
-            schedule,
-            eta: values.f32("eta"),
+            sampler: names.sampler,
+            schedule: names.schedule,
+            eta: values.f32("eta").or(names.eta.map(|eta| eta as f32)),
             rng: values.text("rng").and_then(Rng::parse).unwrap_or_default(),
             clip_skip: values.u32("clip_skip"),
             emphasis: emphasis(values.text("emphasis")),

@@ -63,7 +63,7 @@ fn events(job: Arc<Job>, cursor: u64) -> impl Stream<Item = Result<Bytes, Infall
             let ring = &f.reader.0.events;
             let ready = ring.after(f.cursor, BATCH);
             if !ready.is_empty() {
-                let text = ready.iter().fold(String::new(), |text, event| wire(text, event));
+                let text = ready.iter().fold(String::new(), wire);
                 f.cursor = ready.last().map_or(f.cursor, |e| e.id);
                 f.done = ready.iter().any(|e| e.terminal);
                 return Some((Ok(Bytes::from(finish(text, f.done))), f));

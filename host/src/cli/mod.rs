@@ -184,7 +184,8 @@ pub(crate) enum ModelsCommand {
 pub fn main(preset: Option<&str>) -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|a| a == "plugin-child") {
-        return ExitCode::FAILURE;
+        let code = sd_plugins::child_main(args.into_iter().skip(2));
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
     let cli = match parse(args, preset) {
         Ok(cli) => cli,

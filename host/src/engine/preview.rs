@@ -17,7 +17,7 @@ const QUALITY: u8 = 80;
 /// Sends a preview if the job asked for one at this step. A preview that fails is left out: it is not the job's work.
 pub(super) fn maybe(run: &Run<'_>, step: &StepInfo<'_>) {
     let every = run.spec.preview_every as usize;
-    if every == 0 || step.step % every != 0 || step.step == step.total {
+    if every == 0 || !step.step.is_multiple_of(every) || step.step == step.total {
         return;
     }
     let shape = run.shape(1);

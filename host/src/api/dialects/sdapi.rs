@@ -74,8 +74,9 @@ fn native(app: &App, given: &Map<String, Value>, from_picture: bool) -> Result<M
     if let Some(sampler) = sampler {
         fields.insert("sampler".into(), sampler.into());
     }
-    if ["automatic", ""].contains(&text("scheduler").to_ascii_lowercase().as_str()) {
-        fields.remove("schedule");
+    // What is missing is A1111's "Automatic": the schedule that suits the sampler.
+    if text("scheduler").is_empty() {
+        fields.insert("schedule".into(), "automatic".into());
     }
     let count = |name: &str| given.get(name).and_then(Value::as_u64).unwrap_or(1).max(1);
     let n = count("batch_size").saturating_mul(count("n_iter"));
