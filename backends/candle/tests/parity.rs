@@ -1,4 +1,5 @@
 //! Every network against diffusers and transformers, component by component, with every kernel set of this machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod common;
 
