@@ -16,10 +16,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum PerLevel<T> {
+    /// One a level, from the outside in. Tried first: in a list of lists the outer one counts levels.
+    Each(Vec<T>),
     /// The same everywhere.
     One(T),
-    /// One a level, from the outside in.
-    Each(Vec<T>),
 }
 
 impl<T: Clone> PerLevel<T> {

@@ -256,7 +256,10 @@ impl UnetConfig {
         let attention = self.mid_block_type.as_deref() == Some("UNetMidBlock2DCrossAttn");
         let depths = if attention {
             let depths = self.transformer_layers_per_block.each(PART, "transformer_layers_per_block", n)?;
-            Some(depths[last].each(PART, "transformer_layers_per_block", 1)?)
+            Some(match &depths[last] {
+                PerLevel::One(depth) => vec![*depth],
+                PerLevel::Each(list) => list.iter().take(1).copied().collect(),
+            })
         } else {
             None
         };

@@ -15,11 +15,11 @@ use std::{
     },
 };
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-pub fn model_folder(family: &str) -> PathBuf {
+pub(crate) fn model_folder(family: &str) -> PathBuf {
     match family {
         "emoji-sd" => root().join("models/emoji-sd"),
         _ => root().join("tests/fixtures/models").join(family),
@@ -27,19 +27,19 @@ pub fn model_folder(family: &str) -> PathBuf {
 }
 
 /// Golden tensors by name.
-pub struct Golden(Vec<u8>);
+pub(crate) struct Golden(Vec<u8>);
 
 impl Golden {
-    pub fn read(family: &str) -> Self {
+    pub(crate) fn read(family: &str) -> Self {
         let path = root().join("tests/fixtures/goldens").join(format!("{family}.safetensors"));
         Golden(std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         SafeTensors::deserialize(&self.0).unwrap().tensor(name).is_ok()
     }
 
-    pub fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+    pub(crate) fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let data = tensor.data();
@@ -58,14 +58,14 @@ impl Golden {
 
 /// A hand that remembers progress and cancels after a number of polls.
 #[derive(Clone, Default)]
-pub struct Hand(Arc<HandState>);
+pub(crate) struct Hand(Arc<HandState>);
 
 #[derive(Default)]
-pub struct HandState {
-    pub polls: AtomicU64,
-    pub cancel_after: AtomicU64,
-    pub done: AtomicU64,
-    pub total: AtomicU64,
+pub(crate) struct HandState {
+    pub(crate) polls: AtomicU64,
+    pub(crate) cancel_after: AtomicU64,
+    pub(crate) done: AtomicU64,
+    pub(crate) total: AtomicU64,
 }
 
 impl Control for Hand {
@@ -81,13 +81,13 @@ impl Control for Hand {
 }
 
 impl Hand {
-    pub fn ctl(&self) -> Ctl {
+    pub(crate) fn ctl(&self) -> Ctl {
         Control_TO::from_ptr(RArc::new(self.clone()), TD_Opaque)
     }
-    pub fn state(&self) -> &HandState {
+    pub(crate) fn state(&self) -> &HandState {
         &self.0
     }
-    pub fn cancelling(after: u64) -> Self {
+    pub(crate) fn cancelling(after: u64) -> Self {
         let hand = Hand::default();
         hand.0.cancel_after.store(after, Ordering::Relaxed);
         hand
@@ -95,7 +95,7 @@ impl Hand {
 }
 
 /// A diffusers folder as the host would describe it.
-pub fn source(folder: &Path) -> ModelSource {
+pub(crate) fn source(folder: &Path) -> ModelSource {
     let (mut files, mut configs) = (Vec::new(), Vec::new());
     for role in ["text_encoder", "text_encoder_2", "unet", "vae", "taesd"] {
         let part = folder.join(role);
@@ -111,18 +111,18 @@ pub fn source(folder: &Path) -> ModelSource {
     ModelSource { name: "test".into(), files: files.into(), configs: configs.into(), options: Vec::new().into() }
 }
 
-pub fn backend(kernels: &str) -> CandleBackend {
+pub(crate) fn backend(kernels: &str) -> CandleBackend {
     CandleBackend::new(Arc::from(ops::cpu::choose(kernels).unwrap()), 2).unwrap()
 }
 
-pub fn open(source: &ModelSource, kernels: &str) -> (DiffusionDesc, Box<dyn author::Diffusion>) {
+pub(crate) fn open(source: &ModelSource, kernels: &str) -> (DiffusionDesc, Box<dyn author::Diffusion>) {
     let backend = backend(kernels);
     let model = author::Backend::load(&backend, source, &Hand::default().ctl()).unwrap_or_else(|e| panic!("{e:?}"));
     model.diffusion(&[]).unwrap()
 }
 
 /// Largest difference relative to the largest expected value.
-pub fn relative(found: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     assert!(found.iter().all(|v| v.is_finite()));
     let size = expected.iter().fold(1e-12f32, |m, v| m.max(v.abs()));
@@ -131,7 +131,7 @@ pub fn relative(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 /// Encodes one text with unit weights; `tokens` has an entry an encoder.
-pub fn encode(session: &mut dyn author::Diffusion, tokens: &[Vec<u32>], params: &[Param]) -> u64 {
+pub(crate) fn encode(session: &mut dyn author::Diffusion, tokens: &[Vec<u32>], params: &[Param]) -> u64 {
     let weights: Vec<f32> = vec![1.0; tokens[0].len()];
     let inputs: Vec<EncoderInput<'_>> = (tokens.iter().enumerate())
         .map(|(i, ids)| EncoderInput {
