@@ -74,7 +74,9 @@ fn files_that_lie() {
     header("shape negative", "not readable", |h| h[TENSOR]["shape"] = vec![-4i64].into());
     header("offsets backwards", "outside", |h| h[TENSOR]["data_offsets"] = vec![64u64, 32].into());
     header("offsets outside", "outside", |h| h[TENSOR]["data_offsets"] = vec![u64::MAX - 32, u64::MAX].into());
-    header("overlap", "overlap", |h| h["conv_in.weight"]["data_offsets"] = h["conv_out.weight"]["data_offsets"].clone());
+    header("overlap", "overlap", |h| {
+        h["conv_in.weight"]["data_offsets"] = h["conv_out.weight"]["data_offsets"].clone()
+    });
     header("entry without shape", "not readable", |h| h[TENSOR] = serde_json::json!({"dtype": "F16"}));
     header("another shape", "[4, 4]", |h| h[TENSOR]["shape"] = vec![4, 4].into());
     check("tensor gone", Code::NOT_FOUND, "conv_in.weight", |b| {
@@ -129,7 +131,9 @@ fn configs_that_do_not_fit() {
     let unet = |name: &str, code, message: &str, change: fn(&mut serde_json::Value)| {
         check(name, code, message, |b| b.config(UNET, change));
     };
-    unet("type of block", Code::UNSUPPORTED, "down_block_types", |c| c["down_block_types"][0] = "AttnDownBlock2D".into());
+    unet("type of block", Code::UNSUPPORTED, "down_block_types", |c| {
+        c["down_block_types"][0] = "AttnDownBlock2D".into()
+    });
     unet("fewer blocks", Code::INVALID, "up_block_types", |c| c["up_block_types"] = vec!["UpBlock2D"].into());
     unet("groups", Code::INVALID, "norm_num_groups", |c| c["norm_num_groups"] = 7.into());
     unet("no groups", Code::INVALID, "norm_num_groups", |c| c["norm_num_groups"] = 0.into());
@@ -144,7 +148,9 @@ fn configs_that_do_not_fit() {
         let config = b.source.configs.iter_mut().find(|c| c.key.as_str() == "vae").unwrap();
         config.value = "{".into();
     });
-    check("scaling of nothing", Code::INVALID, "scaling_factor", |b| b.config("vae", |c| c["scaling_factor"] = 0.into()));
+    check("scaling of nothing", Code::INVALID, "scaling_factor", |b| {
+        b.config("vae", |c| c["scaling_factor"] = 0.into())
+    });
     check("another activation", Code::UNSUPPORTED, "hidden_act", |b| {
         b.config("text_encoder", |c| c["hidden_act"] = "swish2".into());
     });

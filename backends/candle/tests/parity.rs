@@ -3,13 +3,15 @@
 
 mod common;
 
+use backend_api::{ModelSource, Param};
 use common::{Golden, Hand, model_folder, relative, root, source};
 use sd_candle::{
-    config::{self, ClipConfig, UnetConfig, VaeConfig},
+    config::{self, ClipConfig, TinyConfig, UnetConfig, VaeConfig},
     models::{
         Builder,
         autoencoder::Autoencoder,
         clip::{Clip, Tokens, Wanted},
+        tiny::TinyDecoder,
         unet::{Unet, UnetItem},
     },
     ops::{self, Activation, Ops},
@@ -74,26 +76,26 @@ impl Case<'_> {
     }
 
     /// All rows in one batch, each with its own timestep, text and extras.
-    fn unet(&mut self) {
+    fn unet(&mut self, src: &ModelSource, prefix: &str) {
         let ctl = Hand::default().ctl();
-        let src = source(&model_folder(self.family));
-        let config: UnetConfig = config::read(&src, "unet").unwrap().unwrap();
-        let part = Part::open(&src, "unet").unwrap().unwrap();
+        let config: UnetConfig = config::read(src, "unet").unwrap().unwrap();
+        let part = Part::open(src, "unet").unwrap().unwrap();
         let progress = Progress::new(&ctl, part.f32_bytes());
         let ops = self.ops.as_ref();
         let unet = Unet::new(&Builder::new(ops, Vars::new(&part, &progress)), config).unwrap();
-        let (shape, sample) = self.golden.get("unet.sample");
-        let (_, timesteps) = self.golden.get("unet.timestep");
-        let (text, context) = self.golden.get("unet.context");
+        let (shape, sample) = self.golden.get(&format!("{prefix}.sample"));
+        let (_, timesteps) = self.golden.get(&format!("{prefix}.timestep"));
+        let (text, context) = self.golden.get(&format!("{prefix}.context"));
         let rows = shape[0];
         let row = |name: &str| -> Option<Vec<Vec<f32>>> {
-            let name = format!("unet.{name}");
+            let name = format!("{prefix}.{name}");
             self.golden.has(&name).then(|| {
                 let values = self.golden.get(&name).1;
                 values.chunks_exact(values.len() / rows).map(<[f32]>::to_vec).collect()
             })
         };
         let (pooled, ids, condition) = (row("text_embeds"), row("time_ids"), row("timestep_cond"));
+        let class = row("class_labels");
         let keys: Vec<_> = context
             .chunks_exact(text[1] * text[2])
             .map(|c| Activation::from_vec(c.to_vec(), [1, 1, text[1], text[2]], ops.device()).unwrap())
@@ -108,23 +110,22 @@ impl Case<'_> {
                 pooled: extras[i].0.as_deref(),
                 time_ids: extras[i].1.as_deref(),
                 condition: extras[i].2.as_deref(),
-                class: None,
+                class: class.as_ref().map(|rows| rows[i].as_slice()),
             })
             .collect();
         let x = Activation::from_nchw(&sample, [shape[0], shape[1], shape[2], shape[3]], ops.device()).unwrap();
         let out = unet.forward(ops, &x, &items, &ctl).unwrap().to_nchw().unwrap();
-        self.check("unet", "unet.out", &out);
+        self.check(prefix, &format!("{prefix}.out"), &out);
     }
 
-    fn vae(&mut self) {
+    fn vae(&mut self, src: &ModelSource, prefix: &str) {
         let ctl = Hand::default().ctl();
-        let src = source(&model_folder(self.family));
-        let config: VaeConfig = config::read(&src, "vae").unwrap().unwrap();
+        let config: VaeConfig = config::read(src, "vae").unwrap().unwrap();
         let channels = config.latent_channels;
-        let part = Part::open(&src, "vae").unwrap().unwrap();
+        let part = Part::open(src, "vae").unwrap().unwrap();
         let progress = Progress::new(&ctl, part.f32_bytes());
         let vae = Autoencoder::new(&Builder::new(self.ops.as_ref(), Vars::new(&part, &progress)), config).unwrap();
-        for label in ["vae", "vae.odd"] {
+        for label in [prefix.to_owned(), format!("{prefix}.odd")] {
             let input = |name: &str| {
                 let (s, values) = self.golden.get(&format!("{label}.{name}"));
                 Activation::from_nchw(&values, [s[0], s[1], s[2], s[3]], self.ops.device()).unwrap()
@@ -135,11 +136,27 @@ impl Case<'_> {
             assert_eq!(moments.channels(), 2 * channels);
             let moments = moments.to_nchw().unwrap();
             let (mean, logvar) = moments.split_at(moments.len() / 2);
-            self.check("vae decode", &format!("{label}.decoded"), &decoded);
-            self.check("vae encode", &format!("{label}.mean"), mean);
+            self.check(&format!("{prefix} decode"), &format!("{label}.decoded"), &decoded);
+            self.check(&format!("{prefix} encode"), &format!("{label}.mean"), mean);
             let clamped: Vec<f32> = logvar.iter().map(|v| v.clamp(-30.0, 20.0)).collect();
-            self.check("vae encode", &format!("{label}.logvar"), &clamped);
+            self.check(&format!("{prefix} encode"), &format!("{label}.logvar"), &clamped);
         }
+    }
+}
+
+impl Case<'_> {
+    fn tiny(&mut self, src: &ModelSource) {
+        let ctl = Hand::default().ctl();
+        let config: TinyConfig = config::read(src, "taesd").unwrap().unwrap();
+        let part = Part::open(src, "taesd").unwrap().unwrap();
+        let progress = Progress::new(&ctl, part.f32_bytes());
+        let tiny = TinyDecoder::new(&Builder::new(self.ops.as_ref(), Vars::new(&part, &progress)), config).unwrap();
+        let (s, values) = self.golden.get("taesd.latents");
+        let latents = Activation::from_nchw(&values, [s[0], s[1], s[2], s[3]], self.ops.device()).unwrap();
+        let decoded = tiny.decode(self.ops.as_ref(), &latents).unwrap().to_nchw().unwrap();
+        // diffusers turns the decoder's 0 … 1 into −1 … 1.
+        let decoded: Vec<f32> = decoded.iter().map(|v| v * 2.0 - 1.0).collect();
+        self.check("taesd decode", "taesd.decoded", &decoded);
     }
 }
 
@@ -166,9 +183,30 @@ fn networks_agree_with_diffusers() {
                     case.text(role);
                 }
             }
-            case.unet();
-            case.vae();
+            let src = source(&model_folder(&family));
+            case.unet(&src, "unet");
+            case.vae(&src, "vae");
         }
+    }
+    // Networks that no tiny model has.
+    let part = |role: &str, name: &str| {
+        let folder = model_folder("parts").join(name);
+        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let file = folder.join("diffusion_pytorch_model.safetensors");
+        ModelSource {
+            name: name.into(),
+            files: vec![Param::new(role, file.display())].into(),
+            configs: vec![Param::new(role, text)].into(),
+            options: Vec::new().into(),
+        }
+    };
+    for kernels in ops::cpu::available() {
+        let ops = ops::cpu::choose(kernels).unwrap();
+        let mut case = Case { family: "parts", golden: Golden::read("parts"), ops, table: &mut table };
+        case.unet(&part("unet", "unclip"), "unclip");
+        case.unet(&part("unet", "upscaler"), "upscaler");
+        case.vae(&part("vae", "vae-16"), "vae-16");
+        case.tiny(&part("taesd", "taesd"));
     }
     compare(&table);
 }

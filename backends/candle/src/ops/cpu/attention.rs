@@ -67,9 +67,7 @@ impl Kernel for Block<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the caller's promise, handed on.
-        unsafe {
-            if S::ROWS == 8 { block::<S, 8>(&self) } else { block::<S, 4>(&self) }
-        }
+        unsafe { if S::ROWS == 8 { block::<S, 8>(&self) } else { block::<S, 4>(&self) } }
     }
 }
 

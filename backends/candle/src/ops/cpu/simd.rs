@@ -130,7 +130,11 @@ unsafe impl Simd for Generic {
     #[inline(always)]
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // A fused product is one instruction on every 64-bit ARM, and a slow call on the oldest x86.
-        if cfg!(target_arch = "aarch64") { lanes!(|i| a[i].mul_add(b[i], c[i])) } else { lanes!(|i| a[i] * b[i] + c[i]) }
+        if cfg!(target_arch = "aarch64") {
+            lanes!(|i| a[i].mul_add(b[i], c[i]))
+        } else {
+            lanes!(|i| a[i] * b[i] + c[i])
+        }
     }
     #[inline(always)]
     unsafe fn round(a: Self::V) -> Self::V {
