@@ -89,3 +89,10 @@ fn a_file_that_is_no_backend_fails_at_once() {
     assert!(!report.passed());
     assert_eq!(report.checks.len(), 1);
 }
+
+#[test]
+fn the_template_passes_as_it_is() {
+    let _alone = alone();
+    let report = run(&common::library("template"), &plan("{}", &[], 20));
+    assert!(report.passed(), "{:#?}", report.checks);
+}
