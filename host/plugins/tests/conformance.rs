@@ -93,6 +93,8 @@ fn a_file_that_is_no_backend_fails_at_once() {
 #[test]
 fn the_template_passes_as_it_is() {
     let _alone = alone();
-    let report = run(&common::library("template"), &plan("{}", &[], 20));
+    let mut plan = plan("{}", &[], 20);
+    plan.source.configs = vec![Param::new("template", 4)].into();
+    let report = run(&common::library("template"), &plan);
     assert!(report.passed(), "{:#?}", report.checks);
 }
