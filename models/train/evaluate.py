@@ -1,6 +1,7 @@
 """Measures what a model draws: every concept with several seeds, compared with the rendered originals.
 
-    python evaluate.py --pictures work/noto --model ../emoji-sd --report ../../docs/MODEL.md --sheet ../../docs/contact-sheet.png
+    python evaluate.py --pictures work/noto --model ../emoji-sd --tier 3 \\
+        --report ../../docs/MODEL.md --sheet ../../docs/contact-sheet.png
 
 A drawn picture is right when, of all originals of the set (held-out pairs included), the one that was asked for is
 the nearest: smallest squared error over the pixels at 32x32. Exit code 1 when the model misses the bar that decides
@@ -154,10 +155,11 @@ def write_report(path: Path, options, entries, results, concepts_plan) -> None:
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     entries = dataset.load_entries(options.pictures, options.concepts, options.tier)
     originals = dataset.to_tensor(entries)
     parts = pipeline.load_parts(options.model)
-    parts.unet.eval()
+    parts.unet.to(memory_format=torch.channels_last).eval()
     parts.text_encoder.eval()
 
     jobs = [(i, seed) for seed in range(options.seeds) for i in range(len(entries))]

@@ -84,7 +84,10 @@ def load_parts(folder: Path) -> Parts:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """11 M parameters on 16x16 latents. Channels are multiples of 32 and attention_head_dim counts heads, as in SD 1.x."""
+    """11 M parameters on 16x16 latents.
+
+    Channels are multiples of the 32 norm groups; attention_head_dim counts heads, as in Stable Diffusion 1.x.
+    """
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -218,7 +221,10 @@ def encode_pictures(vae: AutoencoderKL, pictures: torch.Tensor, batch: int = 32)
 
 @torch.no_grad()
 def sample(parts: Parts, prompts: list[str], seeds: list[int], steps: int = 20, guidance: float = 3.0) -> torch.Tensor:
-    """DDIM with classifier-free guidance; pictures [N, 3, 64, 64] in -1..1. One generator a picture: its seed alone decides."""
+    """DDIM with classifier-free guidance; pictures [N, 3, 64, 64] in -1..1.
+
+    Each picture has a generator of its own: its seed alone decides, not what else is in the batch.
+    """
     noise = [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     latents = torch.stack(noise)
     conditional = parts.text_encoder(parts.token_ids(prompts))[0]

@@ -31,19 +31,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tier", type=int, default=9, help="leave out concepts above this tier")
     parser.add_argument("--start", type=Path, required=True, help="Stable Diffusion folder to start from")
     parser.add_argument("--scratch", action="store_true", help="new UNet and text encoder")
-    parser.add_argument("--known", type=Path, help="captions that START draws already, one a line: warm-starts the others")
+    parser.add_argument("--known", type=Path, help="captions START knows, one a line: warm-starts others")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000, help="length of the whole run; the learning rate ends here")
     parser.add_argument("--decay-from", type=float, default=0.4, help="part of the run after which the rate falls")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=2, help="noise levels per picture in a batch")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=1, help="noise levels per picture in a batch")
     parser.add_argument("--rate", type=float, default=7e-4)
     parser.add_argument("--average", type=float, default=0.995, help="decay of the weight average")
     parser.add_argument("--high", type=float, default=0.5, help="extra share of samples above timestep 650")
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--bfloat16", action="store_true", help="autocast; only faster where the CPU has avx512_bf16 or AMX")
+    parser.add_argument("--bfloat16", action="store_true", help="autocast; for CPUs with avx512_bf16 or AMX")
     return parser.parse_args()
 
 
@@ -88,11 +88,18 @@ def draw_timesteps(count: int, high: float) -> torch.Tensor:
 
 
 class Difficulty:
-    """Which pictures are still hard: each one's loss relative to the usual loss at the same noise level."""
+    """Which pictures are still hard: each one's loss relative to the usual loss at the same noise level.
+
+    A busy picture loses more than a plain one that is known equally badly, so the weight divides by how far the
+    picture lies from the mean of all (root mean square over its latents).
+    """
 
     BINS = 20
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, latents: torch.Tensor) -> None:
+        count = len(latents)
+        spread = (latents - latents.mean(0)).square().mean((1, 2, 3)).sqrt()
+        self.spread = spread / spread.mean()
         self.usual = torch.full((self.BINS,), float("nan"))
         self.ratio = torch.ones(count)
 
@@ -106,7 +113,7 @@ class Difficulty:
                 self.ratio[picture] = 0.95 * self.ratio[picture] + 0.05 * loss / self.usual[level].item()
 
     def weights(self) -> torch.Tensor:
-        return self.ratio.clamp(0.5, 3.0)
+        return (self.ratio / self.spread).clamp(0.6, 2.5)
 
 
 def learning_rate(step: int, options: argparse.Namespace) -> float:
@@ -142,7 +149,7 @@ def main() -> None:
     everything = dataset.load_entries(options.pictures, options.concepts, options.tier)
     entries = [entry for entry in everything if not entry.held_out]
     latents = pipeline.encode_pictures(parts.vae, dataset.to_tensor(entries))
-    difficulty = Difficulty(len(entries))
+    difficulty = Difficulty(latents)
     step = 0
     seen_captions: list[str] = []
     average = None
@@ -200,7 +207,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         chosen = torch.multinomial(difficulty.weights(), options.batch // options.repeats)
-        captions = ["" if rng.random() < 0.1 else dataset.spoken_caption(entries[i], rng) for i in chosen.tolist()]
+        captions = ["" if rng.random() < 0.07 else dataset.spoken_caption(entries[i], rng) for i in chosen.tolist()]
         pictures = chosen.repeat_interleave(options.repeats)
         clean = latents[pictures]
         timesteps = draw_timesteps(len(pictures), options.high)
@@ -233,7 +240,7 @@ def main() -> None:
         samples += options.batch
         if step % 25 == 0:
             speed = samples / (time.process_time() - cpu_before)
-            hardest = [entries[i].name for i in difficulty.ratio.topk(4).indices.tolist()]
+            hardest = [entries[i].name for i in difficulty.weights().topk(4).indices.tolist()]
             print(
                 f"{time.strftime('%H:%M:%S')} step {step} loss(t>800) {loss_high or 0:.4f} rate {rate:.1e} "
                 f"{speed:.1f} samples/CPU-s hardest {' '.join(hardest)}",

@@ -28,7 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--noise", type=float, default=0.25, help="largest noise on the scaled latents (their std is 1)")
+    parser.add_argument("--noise", type=float, default=0.25, help="largest noise on scaled latents (of std 1)")
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=2)
