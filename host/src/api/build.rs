@@ -158,8 +158,9 @@ impl Builder<'_> {
     /// The size: as sent, else the picture's brought to a whole number of latent cells, else the model's own.
     fn size(&mut self, init: Option<&Picture>) -> (u32, u32) {
         let defaults = &self.model.model.defaults;
-        let step = defaults.multiple_of.max(8);
-        let near = |side: u32| ((side + step / 2) / step * step).clamp(step.max(64), 4096);
+        // As diffusers: whole latent cells, whatever the network halves; it fits its halves to each other.
+        let step = defaults.vae_downscale.max(8);
+        let near = |side: u32| ((side + step / 2) / step * step).clamp(step.max(16), 4096);
         let own = init.map_or((defaults.width, defaults.height), |p| (near(p.width), near(p.height)));
         let (width, height) = (self.values.u32("width").unwrap_or(own.0), self.values.u32("height").unwrap_or(own.1));
         for (field, side) in [("width", width), ("height", height)] {

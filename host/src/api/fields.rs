@@ -82,14 +82,14 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
     field(
         "width",
         &[],
-        Kind::Int { min: 64, max: MAX_SIDE, step: 8 },
+        Kind::Int { min: 16, max: MAX_SIDE, step: 8 },
         "the model's own, or the picture's",
         "Width in pixels.",
     ),
     field(
         "height",
         &[],
-        Kind::Int { min: 64, max: MAX_SIDE, step: 8 },
+        Kind::Int { min: 16, max: MAX_SIDE, step: 8 },
         "the model's own, or the picture's",
         "Height in pixels.",
     ),
