@@ -1,6 +1,6 @@
 //! Everything that must hold before a change lands. Nothing here is optional and nothing is skipped.
 
-use crate::shell::{Outcome, cargo, say, step};
+use crate::shell::{Outcome, cargo, say, step, target};
 use std::time::Instant;
 
 pub(crate) fn run() -> Outcome {
@@ -9,6 +9,10 @@ pub(crate) fn run() -> Outcome {
     step("lints", cargo(&["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     // The integration tests start the real program with the real plugins, so these are built first.
     step("build", cargo(&["build", "--release", "--locked", "--workspace"]))?;
+    // Plugins built against other versions of the interface form a workspace of their own.
+    let mut old = cargo(&["build", "--release", "--locked", "--manifest-path", "tests/abi/Cargo.toml", "--target-dir"]);
+    old.arg(target().parent().unwrap_or(&target()));
+    step("build plugins of other interface versions", old)?;
     step("tests", cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]))?;
     let mut doc = cargo(&["doc", "--release", "--locked", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
