@@ -1,4 +1,5 @@
 //! Broken weights and configs: each gives its own typed error, fast, and never a panic.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 mod common;
 

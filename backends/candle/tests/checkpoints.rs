@@ -1,4 +1,5 @@
 //! Single-file checkpoints: every tensor of the folder is found in the file, value for value.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The calls of the interface on a loaded model: batches, texts, cancellation, tiles, pictures.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 mod common;
 

@@ -193,8 +193,8 @@ unsafe fn block<S: Simd, const M: usize>(b: &Block<'_>) {
         }
         first += count;
     }
-    for row in 0..b.rows {
-        let inverse = 1.0 / total[row];
+    for (row, total) in total.iter().enumerate().take(b.rows) {
+        let inverse = 1.0 / total;
         let mut j = 0;
         while j < d {
             // SAFETY: the caller gives room for `rows` results of `d` values.

@@ -108,15 +108,28 @@ impl<S: Simd> Conv2d for CpuConv<S> {
         // Where the pixel under each place of the kernel is; the nearest one where the input is enlarged.
         let source = |o: usize, k: usize, size: usize, from: usize| -> Option<usize> {
             let at = (o * spec.stride + k).checked_sub(spec.pad_before)?;
-            (at < size).then(|| at * from / size)
+            if at >= size {
+                return None;
+            }
+            // A division a pixel is worth leaving out.
+            Some(if from == size { at } else { at * from / size })
         };
         let rows = |range: std::ops::Range<usize>| -> Rows {
             let taps = spec.kernel * spec.kernel;
             let tiles = range.len().div_ceil(S::ROWS);
             let mut pointers = vec![self.zeros.as_ptr(); tiles * taps * S::ROWS];
+            let (mut item, mut oy, mut ox) = (range.start / (oh * ow), range.start / ow % oh, range.start % ow);
             for place in 0..tiles * S::ROWS {
-                let row = (range.start + place).min(range.end - 1);
-                let (item, oy, ox) = (row / (oh * ow), row / ow % oh, row % ow);
+                // Counted on, not divided out; past the end the last pixel stays.
+                if place > 0 && range.start + place < range.end {
+                    ox += 1;
+                    if ox == ow {
+                        (ox, oy) = (0, oy + 1);
+                    }
+                    if oy == oh {
+                        (oy, item) = (0, item + 1);
+                    }
+                }
                 let base = (place / S::ROWS) * taps * S::ROWS + place % S::ROWS;
                 for ky in 0..spec.kernel {
                     let Some(y) = source(oy, ky, rh, h) else { continue };
