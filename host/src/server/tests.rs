@@ -343,3 +343,25 @@ async fn a_second_signal_cuts_everything() {
     server.shutdown.stop_now();
     assert_eq!(server.end().await.cut, 1);
 }
+
+#[tokio::test]
+async fn two_hundred_slow_clients_do_not_keep_others_out() {
+    let server = start(quick());
+    let mut slow = Vec::new();
+    for n in 0..200 {
+        let mut stream = server.connect().await;
+        let start =
+            if n % 2 == 0 { "GET /hello HT".to_owned() } else { format!("{ECHO_HEAD}content-length: 9\r\n\r\n1") };
+        stream.write_all(start.as_bytes()).await.unwrap();
+        slow.push(stream);
+        if n % 20 == 0 {
+            assert!(server.talk(b"GET /hello HTTP/1.0\r\n\r\n").await.ends_with("hello"), "with {n} slow clients");
+        }
+    }
+    for (n, stream) in slow.iter_mut().enumerate() {
+        let answer = read_all(stream).await;
+        assert!(if n % 2 == 0 { answer.is_empty() } else { answer.starts_with("HTTP/1.1 408") }, "{n}: {answer}");
+    }
+    server.counted(Closed::HeaderTimeout, 100).await;
+    server.counted(Closed::BodyTimeout, 100).await;
+}
