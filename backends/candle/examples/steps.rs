@@ -2,6 +2,7 @@
 //!
 //! Prints milliseconds of a text, of a batch of two for one step, and of a decode, each the median of several, and what
 //! 20 steps with a decode come to.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 use backend_api::{
     Control, Control_TO, EncoderInput, ModelSource, Param, PredictItem, Stage, TensorMut, TensorRef, TextRequest,

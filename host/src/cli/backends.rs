@@ -4,19 +4,76 @@ use super::{
     BackendCommand,
     terminal::{bytes, say},
 };
-use crate::{app, fault::Fault};
-use sd_plugins::{Report, State};
+use crate::{
+    app,
+    config::{BackendArgs, ModelArgs},
+    fault::{Fault, FaultCode},
+    library::Library,
+};
+use sd_plugins::{
+    Choice, Report, Search, State,
+    conformance::{self, Plan, Verdict},
+};
+use std::path::Path;
 
 pub(super) fn run(command: &BackendCommand) -> Result<(), Fault> {
-    let BackendCommand::List { json, backends } = command;
+    match command {
+        BackendCommand::List { json, backends } => list(*json, backends),
+        BackendCommand::Check { file, tolerance, loads, json, backends, models } => {
+            check(file, *tolerance, *loads, *json, backends, models)
+        }
+    }
+}
+
+fn list(json: bool, backends: &BackendArgs) -> Result<(), Fault> {
     let (catalog, choice) = app::scan(backends);
     let report = catalog.report(&choice);
-    if *json {
+    if json {
         say(&serde_json::to_string_pretty(&report).map_err(|e| Fault::internal(e.to_string()))?);
     } else {
         print(&report);
     }
     Ok(())
+}
+
+/// Runs the conformance kit on one file, beside the best other backend as the reference.
+fn check(
+    file: &Path,
+    tolerance: f32,
+    loads: u32,
+    json: bool,
+    backends: &BackendArgs,
+    models: &ModelArgs,
+) -> Result<(), Fault> {
+    let (library, named) = Library::new(app::model_places(models), models.model.as_deref())?;
+    let source = library.resolve(&named.unwrap_or_else(|| app::BUNDLED_MODEL.to_owned()))?.source();
+    let (catalog, choice) = app::scan(backends);
+    let options = choice.options.clone();
+    let reference = catalog.open(&Choice { options: Vec::new(), ..choice }, &|id| sd_plugins::tracing_host(id)).ok();
+    let search = Search { isolate: sd_plugins::Isolate::Never, ..Search::default() };
+    let plan = Plan {
+        search,
+        device: backends.device.clone(),
+        options,
+        source,
+        reference: reference.as_ref().map(|r| &r.backend),
+        tolerance,
+        loads,
+    };
+    let report = conformance::run(file, &plan);
+    if json {
+        say(&serde_json::to_string_pretty(&report).map_err(|e| Fault::internal(e.to_string()))?);
+    } else {
+        for check in &report.checks {
+            let verdict = match check.verdict {
+                Verdict::Passed => "passed",
+                Verdict::Failed => "FAILED",
+                Verdict::Skipped => "skipped",
+            };
+            say(&format!("{verdict:<8} {:<32} {:>6} ms  {}", check.name, check.millis, check.detail));
+        }
+    }
+    if report.passed() { Ok(()) } else { Err(Fault::new(FaultCode::BackendError, "the plugin does not conform")) }
 }
 
 /// The report for people.

@@ -159,9 +159,6 @@ pub struct ServeArgs {
     /// Give a model's memory back after so many idle seconds; 0 keeps it
     #[arg(long, env = "SD_WORKER_IDLE_UNLOAD_SECS", default_value_t = 0)]
     pub idle_unload_secs: u32,
-    /// A folder for jobs and pictures that outlive a restart. Without it they live in memory
-    #[arg(long, env = "SD_WORKER_STATE_DIR")]
-    pub state_dir: Option<PathBuf>,
     /// Print `release` or `debug` and end
     #[arg(long)]
     pub build_info: bool,

@@ -1,5 +1,6 @@
 //! What the tests share: fixtures, goldens, a hand that counts.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
 use backend_api::{
     Control, Control_TO, Ctl, DiffusionDesc, EncoderInput, ModelSource, Param, Stage, TextRequest,
     abi_stable::{sabi_trait::prelude::TD_Opaque, std_types::RArc},
