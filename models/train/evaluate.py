@@ -92,8 +92,8 @@ def write_report(path: Path, options, entries, results, concepts_plan) -> None:
     lines = [
         "# The bundled model, measured",
         "",
-        f"`models/emoji-sd`, {options.steps} DDIM steps, guidance scale {options.guidance:g}, seeds 0 to "
-        f"{options.seeds - 1}, {len(entries)} originals to confuse a picture with.",
+        f"`models/emoji-sd`, {options.steps} DDIM steps, guidance scale {options.guidance:g}, {options.seeds} "
+        f"seeds a prompt, {len(entries)} originals to confuse a picture with.",
         "Written by `models/train/evaluate.py`; how it measures is said there. The pictures of seed 0 are in "
         "`contact-sheet.png` (a star marks a held-out pair).",
         "",
