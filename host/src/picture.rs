@@ -31,7 +31,8 @@ pub(crate) fn from_text(text: &str, pixels: u64) -> Result<Picture, Fault> {
 
 fn mode(mode: ResizeMode) -> sd_images::ResizeMode {
     match mode {
-        ResizeMode::Stretch => sd_images::ResizeMode::Stretch,
+        // Latents are resized later; whatever must have the job's size before is stretched like them.
+        ResizeMode::Stretch | ResizeMode::Latent => sd_images::ResizeMode::Stretch,
         ResizeMode::Crop => sd_images::ResizeMode::Crop,
         ResizeMode::Fill => sd_images::ResizeMode::Fill,
     }

@@ -11,7 +11,7 @@ use sd_sampling::noise::Rng;
 use serde_json::{Map, Value};
 
 /// What a picture of a job was made with.
-pub(crate) fn of(spec: &JobSpec, model: &Resolved, seed: u64) -> Recipe {
+pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
     let (sampler, schedule) = names::labels(&spec.sampler, &spec.schedule);
     let mut extra = Vec::new();
     if spec.emphasis != "a1111" {
@@ -20,6 +20,11 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, seed: u64) -> Recipe {
     if spec.guidance_rescale > 0.0 {
         extra.push(("CFG rescale phi".to_owned(), spec.guidance_rescale.to_string()));
     }
+    if let Some((width, height)) = spec.edit.noise.resize_from {
+        extra.push(("Seed resize from".to_owned(), format!("{width}x{height}")));
+    }
+    let variation_seed = spec.variation_seed(index);
+    let (width, height) = spec.finished_size();
     Recipe {
         prompt: spec.prompt.clone(),
         negative_prompt: spec.negative_prompt.clone(),
@@ -27,13 +32,15 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, seed: u64) -> Recipe {
         sampler,
         schedule,
         cfg_scale: rounded(spec.guidance_scale),
-        seed,
-        width: spec.width,
-        height: spec.height,
+        seed: spec.picture_seed(index),
+        width,
+        height,
         model: spec.model.clone(),
         model_hash: Some(model.model.fingerprint.chars().take(10).collect()),
         denoising_strength: (spec.operation != Operation::Generation).then(|| rounded(spec.strength)),
         clip_skip: spec.clip_skip,
+        variation_seed,
+        variation_strength: variation_seed.map(|_| spec.edit.noise.variation_strength),
         rng: Some(if spec.rng == Rng::Philox { "NV" } else { "CPU" }.to_owned()),
         extra,
         version: concat!("sd-worker ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod abuse; // malformed requests, hostile bodies
+mod edit; // masks, sizes, outpainting, variations
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod parity; // whole pictures over HTTP against diffusers
 mod readme; // the README's examples, word for word

@@ -13,6 +13,7 @@ mod infotext;
 mod inspect;
 mod latents;
 mod mask;
+mod outpaint;
 mod picture;
 mod preview;
 mod recipe;

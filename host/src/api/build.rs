@@ -3,16 +3,17 @@
 use super::{
     App,
     fields::{JOB_FIELDS, Values, check},
+    outpaint::Outpaint,
 };
 use crate::{
     engine,
     fault::Fault,
-    jobs::{InpaintFill, JobSpec, MaskSpec, OnDisconnect, Operation, OutputFormat, ResizeMode},
+    jobs::{EditSpec, InpaintFill, JobSpec, MaskSpec, NoiseSpec, OnDisconnect, Operation, OutputFormat, ResizeMode},
     library::Resolved,
     names,
     picture::MaskRules,
 };
-use sd_images::Picture;
+use sd_images::{Mask, Picture};
 use sd_prompt::Overflow;
 use sd_sampling::noise::Rng;
 use serde_json::{Map, Value, json};
@@ -52,7 +53,15 @@ impl Builder<'_> {
         let init = self.image("init_image");
         let mask = self.image("mask_image");
         let operation = self.operation(init.is_some(), mask.is_some());
-        let (width, height) = self.size(init.as_ref());
+        let (init, outpaint) = self.outpaint(init, operation);
+        let resize = match values.text("resize_mode") {
+            Some("crop") => ResizeMode::Crop,
+            Some("fill") => ResizeMode::Fill,
+            Some("latent") => ResizeMode::Latent,
+            _ => ResizeMode::Stretch,
+        };
+        let (width, height) = self.size(init.as_ref(), outpaint.as_ref());
+        let own_size = self.own_size(init.as_ref(), resize, operation);
         let steps = values.u32("steps").unwrap_or(defaults.steps);
         let names = self.keep(names::resolve(values.text("sampler"), values.text("schedule"), &self.model.model));
         let overflow = match values.text("prompt_overflow") {
@@ -73,18 +82,19 @@ impl Builder<'_> {
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
-        let resize = match values.text("resize_mode") {
-            Some("crop") => ResizeMode::Crop,
-            Some("fill") => ResizeMode::Fill,
-            _ => ResizeMode::Stretch,
-        };
+        let (init_width, init_height) = own_size.unwrap_or((width, height));
         let init = init
-            .map(|p| crate::picture::fit(p, width, height, resize))
+            .map(|p| crate::picture::fit(p, init_width, init_height, resize))
             .transpose()
             .map_err(|f| one(f.about("init_image")))?;
         let init = init.map(Arc::new);
-        let mask =
-            mask.map(|m| self.mask(&m, width, height, resize)).transpose().map_err(|f| one(f.about("mask_image")))?;
+        let masked = outpaint.as_ref().map_or((width, height), |o| o.inner);
+        let mask = mask.map(|m| self.mask(&m, masked, resize)).transpose();
+        let mask = mask.and_then(|m| match &outpaint {
+            Some(outpaint) => outpaint.mask(m).map(Some),
+            None => Ok(m),
+        });
+        let mask = mask.map_err(|f| one(f.about("mask_image")))?.map(|m| self.mask_spec(m));
         let strength = values.f32("strength").unwrap_or(if operation == Operation::Inpaint { 1.0 } else { 0.75 });
         let names = names.unwrap_or_default();
         Ok(JobSpec {
@@ -123,6 +133,11 @@ impl Builder<'_> {
                 Duration::from_secs(u64::from(s)).min(self.app.config.limits.job_timeout)
             }),
             priority: values.int("priority").and_then(|p| i8::try_from(p).ok()).unwrap_or(0),
+            edit: EditSpec {
+                noise: noise(values),
+                latent_resize: own_size.is_some(),
+                trim: outpaint.map(|o| o.finished).filter(|size| *size != (width, height)),
+            },
         })
     }
 
@@ -134,7 +149,7 @@ impl Builder<'_> {
 
     fn operation(&mut self, init: bool, mask: bool) -> Operation {
         let sent = self.values.text("init_image").is_some();
-        let masked = self.values.text("mask_image").is_some();
+        let masked = self.values.text("mask_image").is_some() || self.values.group("extend").is_some();
         let operation = match self.values.text("operation") {
             Some("image_inpaint") => Operation::Inpaint,
             Some("image_transform") => Operation::Transform,
@@ -156,12 +171,19 @@ impl Builder<'_> {
     }
 
     /// The size: as sent, else the picture's brought to a whole number of latent cells, else the model's own.
-    fn size(&mut self, init: Option<&Picture>) -> (u32, u32) {
+    fn size(&mut self, init: Option<&Picture>, outpaint: Option<&Outpaint>) -> (u32, u32) {
+        if let Some(outpaint) = outpaint {
+            for (field, side) in [("width", outpaint.finished.0), ("height", outpaint.finished.1)] {
+                if self.values.u32(field).is_some_and(|sent| sent != side) {
+                    let message = format!("follows from the picture and extend: {side}; leave it out");
+                    self.faults.push(Fault::field(field, message));
+                }
+            }
+            return outpaint.picture.size();
+        }
         let defaults = &self.model.model.defaults;
-        // As diffusers: whole latent cells, whatever the network halves; it fits its halves to each other.
-        let step = defaults.vae_downscale.max(8);
-        let near = |side: u32| ((side + step / 2) / step * step).clamp(step.max(16), 4096);
-        let own = init.map_or((defaults.width, defaults.height), |p| (near(p.width), near(p.height)));
+        let step = self.step();
+        let own = init.map_or((defaults.width, defaults.height), |p| self.whole(p.size()));
         let (width, height) = (self.values.u32("width").unwrap_or(own.0), self.values.u32("height").unwrap_or(own.1));
         for (field, side) in [("width", width), ("height", height)] {
             if side % step != 0 {
@@ -177,27 +199,85 @@ impl Builder<'_> {
         (width, height)
     }
 
-    fn mask(&self, mask: &Picture, width: u32, height: u32, resize: ResizeMode) -> Result<MaskSpec, Fault> {
+    /// What the sides of pictures are multiples of. As diffusers: whole latent cells, whatever the network halves; it
+    /// fits its halves to each other.
+    fn step(&self) -> u32 {
+        self.model.model.defaults.vae_downscale.max(8)
+    }
+
+    /// The nearest size of whole steps.
+    fn whole(&self, (width, height): (u32, u32)) -> (u32, u32) {
+        let step = self.step();
+        let near = |side: u32| ((side + step / 2) / step * step).clamp(step.max(16), 4096);
+        (near(width), near(height))
+    }
+
+    /// The size in which the picture is encoded when its latents are resized afterwards.
+    fn own_size(&mut self, init: Option<&Picture>, resize: ResizeMode, operation: Operation) -> Option<(u32, u32)> {
+        let picture = init.filter(|_| resize == ResizeMode::Latent)?;
+        if operation == Operation::Inpaint {
+            self.faults
+                .push(Fault::field("resize_mode", "latent has no place where a mask is; send stretch, crop or fill"));
+        }
+        let (width, height) = self.whole(picture.size());
+        let limit = self.app.config.limits.pixels;
+        if u64::from(width) * u64::from(height) > limit {
+            let message = format!("latent works on the picture in its own size; this worker's limit is {limit} pixels");
+            self.faults.push(Fault::field("resize_mode", message));
+        }
+        Some((width, height))
+    }
+
+    /// The picture on its larger canvas, if it is to grow.
+    fn outpaint(&mut self, init: Option<Picture>, operation: Operation) -> (Option<Picture>, Option<Outpaint>) {
+        let Some(values) = self.values.group("extend") else { return (init, None) };
+        if operation != Operation::Inpaint {
+            self.faults.push(Fault::field("extend", "has its place in image_inpaint"));
+        }
+        let Some(picture) = init else { return (None, None) };
+        let made = Outpaint::new(values, picture, self.step(), self.app.config.limits.pixels);
+        let outpaint = self.keep(made);
+        (outpaint.as_ref().map(|o| o.picture.clone()), outpaint)
+    }
+
+    /// The request's mask in the given size.
+    fn mask(&self, mask: &Picture, (width, height): (u32, u32), resize: ResizeMode) -> Result<Mask, Fault> {
         let rules = MaskRules {
             alpha: self.values.text("mask_mode") == Some("alpha"),
             invert: self.values.bool("mask_invert").unwrap_or(false),
             blur: self.values.u32("mask_blur").unwrap_or(0),
         };
-        let mask = crate::picture::mask(mask, width, height, resize, &rules)?;
-        Ok(MaskSpec {
+        crate::picture::mask(mask, width, height, resize, &rules)
+    }
+
+    fn mask_spec(&self, mask: Mask) -> MaskSpec {
+        let extends = self.values.group("extend").is_some();
+        MaskSpec {
             mask: Arc::new(mask),
             fill: match self.values.text("inpaint_fill") {
                 Some("fill") => InpaintFill::Fill,
                 Some("latent_noise") => InpaintFill::LatentNoise,
                 Some("latent_nothing") => InpaintFill::LatentNothing,
+                None if extends => InpaintFill::Fill,
                 _ => InpaintFill::Original,
             },
+            whole_cells: extends,
             only_masked: self
                 .values
                 .bool("only_masked")
                 .unwrap_or(false)
                 .then(|| self.values.u32("only_masked_padding").unwrap_or(32)),
-        })
+        }
+    }
+}
+
+/// Where the noise comes from besides the seed.
+fn noise(values: &Values) -> NoiseSpec {
+    let from = |name| values.u32(name).filter(|side| *side > 0);
+    NoiseSpec {
+        variation_seed: seed(values.int("variation_seed")),
+        variation_strength: values.f64("variation_strength").unwrap_or(0.0),
+        resize_from: from("seed_resize_from_w").zip(from("seed_resize_from_h")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The table of request fields: one place that makes the checks, the OpenAPI document and the reference page.
 
+use super::edit_fields::EXTEND_FIELDS;
 use crate::fault::{Fault, FaultCode};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub(crate) enum Kind {
     Word(&'static [&'static str]),
     /// A picture as base64 or data URL.
     Image,
+    /// An object with fields of its own.
+    Group(&'static [Field]),
 }
 
 /// One field of a job request.
@@ -36,7 +39,7 @@ pub(crate) struct Field {
     pub(crate) doc: &'static str,
 }
 
-const fn field(
+pub(super) const fn field(
     name: &'static str,
     aliases: &'static [&'static str],
     kind: Kind,
@@ -46,7 +49,7 @@ const fn field(
     Field { name, aliases, kind, default, doc }
 }
 
-const fn int(min: i128, max: i128) -> Kind {
+pub(super) const fn int(min: i128, max: i128) -> Kind {
     Kind::Int { min, max, step: 1 }
 }
 
@@ -124,6 +127,28 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
         "-1",
         "The first picture's seed; picture i has seed + i. -1 draws one; the answer tells it.",
     ),
+    field(
+        "variation_seed",
+        &["subseed"],
+        int(-1, u64::MAX as i128),
+        "-1",
+        "A second seed whose noise is mixed in; picture i has variation_seed + i, and all share `seed`. -1 draws one.",
+    ),
+    field(
+        "variation_strength",
+        &["subseed_strength"],
+        Kind::Float { min: 0.0, max: 1.0 },
+        "0",
+        "How much of the variation is mixed in: 0 nothing, 1 all.",
+    ),
+    field(
+        "seed_resize_from_w",
+        &[],
+        int(-1, MAX_SIDE),
+        "off",
+        "Keeps the composition that the seed has at this width; 0 or less is off.",
+    ),
+    field("seed_resize_from_h", &[], int(-1, MAX_SIDE), "off", "The height that belongs to `seed_resize_from_w`."),
     field("n", &["num_images", "batch_size", "batch_count"], int(1, 16), "1", "Pictures to make."),
     field(
         "sampler",
@@ -210,9 +235,17 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
     field(
         "resize_mode",
         &[],
-        Kind::Word(&["stretch", "crop", "fill"]),
+        Kind::Word(&["stretch", "crop", "fill", "latent"]),
         "stretch",
-        "How a picture of another size is brought to the job's size.",
+        "How a picture of another size is brought to the job's size. `latent` stretches its latents, without a mask.",
+    ),
+    field(
+        "extend",
+        &[],
+        Kind::Group(EXTEND_FIELDS),
+        "none",
+        "Outpainting: makes the picture larger and paints what is new; every pixel of the old part stays as it is. The \
+         size follows from the picture.",
     ),
     field("output_format", &[], Kind::Word(&["png", "jpeg", "webp"]), "png", "The results' file format."),
     field("quality", &["output_compression"], int(1, 100), "90", "JPEG quality."),
@@ -239,10 +272,11 @@ pub(crate) enum Checked {
     Float(f64),
     Bool(bool),
     Text(String),
+    Group(Values),
 }
 
 /// The checked values of a request by field name.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Values(BTreeMap<&'static str, Checked>);
 
 impl Values {
@@ -255,9 +289,18 @@ impl Values {
     pub(crate) fn u32(&self, name: &str) -> Option<u32> {
         self.int(name).and_then(|v| u32::try_from(v).ok())
     }
-    pub(crate) fn f32(&self, name: &str) -> Option<f32> {
+    pub(crate) fn f64(&self, name: &str) -> Option<f64> {
         match self.0.get(name) {
-            Some(Checked::Float(v)) => Some(*v as f32),
+            Some(Checked::Float(v)) => Some(*v),
+            _ => None,
+        }
+    }
+    pub(crate) fn f32(&self, name: &str) -> Option<f32> {
+        self.f64(name).map(|v| v as f32)
+    }
+    pub(crate) fn group(&self, name: &str) -> Option<&Values> {
+        match self.0.get(name) {
+            Some(Checked::Group(v)) => Some(v),
             _ => None,
         }
     }
@@ -293,6 +336,18 @@ pub(crate) fn check(table: &'static [Field], body: &Map<String, Value>) -> Resul
         };
         // The field's own name wins over an alias.
         if values.0.contains_key(field.name) && key != field.name {
+            continue;
+        }
+        if let (Kind::Group(table), Some(inner)) = (field.kind, value.as_object()) {
+            match check(table, inner) {
+                Ok(group) => {
+                    values.0.insert(field.name, Checked::Group(group));
+                }
+                Err(more) => faults.extend(more.into_iter().map(|fault| {
+                    let inside = fault.field.clone().unwrap_or_default();
+                    fault.about(&format!("{key}.{inside}"))
+                })),
+            }
             continue;
         }
         match field.kind.check(value) {
@@ -336,6 +391,8 @@ impl Kind {
             },
             // The picture itself is checked when it is decoded.
             Kind::Image => value.as_str().map(|s| Checked::Text(s.to_owned())).ok_or_else(wrong),
+            // Objects are taken apart by the caller: anything else is wrong.
+            Kind::Group(_) => Err(wrong()),
         }
     }
 
@@ -349,6 +406,9 @@ impl Kind {
             Kind::Text { max } => format!("a text of at most {max} bytes"),
             Kind::Word(words) => format!("one of {}", words.join(", ")),
             Kind::Image => "a PNG, JPEG or WebP picture as base64 or as a data URL".to_owned(),
+            Kind::Group(table) => {
+                format!("an object with {}", table.iter().map(|f| f.name).collect::<Vec<_>>().join(", "))
+            }
         }
     }
 
@@ -368,8 +428,28 @@ impl Kind {
             Kind::Text { max } => json!({ "type": "string", "maxLength": max }),
             Kind::Word(words) => json!({ "type": "string", "enum": words }),
             Kind::Image => json!({ "type": "string", "contentEncoding": "base64" }),
+            Kind::Group(table) => {
+                json!({ "type": "object", "properties": properties(table), "additionalProperties": false })
+            }
         }
     }
+}
+
+/// The JSON schemas of a table's fields, aliases included.
+pub(crate) fn properties(table: &[Field]) -> Map<String, Value> {
+    let mut properties = Map::new();
+    for field in table {
+        let mut schema = field.kind.schema();
+        let aliases =
+            if field.aliases.is_empty() { String::new() } else { format!(" Also: {}.", field.aliases.join(", ")) };
+        schema["description"] = format!("{} Default: {}.{aliases}", field.doc, field.default).into();
+        properties.insert(field.name.to_owned(), schema.clone());
+        for alias in field.aliases {
+            schema["description"] = format!("The same as `{}`.", field.name).into();
+            properties.insert((*alias).to_owned(), schema.clone());
+        }
+    }
+    properties
 }
 
 #[cfg(test)]
@@ -386,6 +466,18 @@ mod tests {
         let mut fields: Vec<_> = faults.iter().filter_map(|f| f.field.as_deref()).collect();
         fields.sort_unstable();
         assert_eq!(fields, ["nonsense", "prompt", "steps", "strength", "width"]);
+    }
+
+    #[test]
+    fn objects_have_fields_of_their_own() {
+        let values = run(json!({ "extend": { "left": 8, "top": 16.0 } })).unwrap();
+        let extend = values.group("extend").unwrap();
+        assert_eq!((extend.u32("left"), extend.u32("top"), extend.u32("right")), (Some(8), Some(16), None));
+        let faults = run(json!({ "extend": { "left": -1, "up": 3 } })).unwrap_err();
+        let mut fields: Vec<_> = faults.iter().filter_map(|f| f.field.as_deref()).collect();
+        fields.sort_unstable();
+        assert_eq!(fields, ["extend.left", "extend.up"]);
+        assert_eq!(run(json!({ "extend": 8 })).unwrap_err()[0].field.as_deref(), Some("extend"));
     }
 
     #[test]

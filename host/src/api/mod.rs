@@ -3,11 +3,13 @@
 mod body;
 mod build;
 mod dialects;
+mod edit_fields;
 mod fields;
 mod http;
 mod jobs;
 mod models;
 mod openapi;
+mod outpaint;
 mod page;
 mod routes;
 mod stream;

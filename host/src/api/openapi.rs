@@ -1,7 +1,7 @@
 //! The interface as an OpenAPI 3.1 document and as a page, both made from the tables that the code itself uses.
 
 use super::{
-    fields::JOB_FIELDS,
+    fields::{Field, JOB_FIELDS, Kind, properties},
     routes::{Access, ROUTES},
 };
 use crate::fault::FaultCode;
@@ -54,19 +54,7 @@ pub(crate) fn document() -> Value {
 }
 
 fn job_request() -> Value {
-    let mut properties = Map::new();
-    for field in JOB_FIELDS {
-        let mut schema = field.kind.schema();
-        let aliases =
-            if field.aliases.is_empty() { String::new() } else { format!(" Also: {}.", field.aliases.join(", ")) };
-        schema["description"] = format!("{} Default: {}.{aliases}", field.doc, field.default).into();
-        properties.insert(field.name.to_owned(), schema.clone());
-        for alias in field.aliases {
-            schema["description"] = format!("The same as `{}`.", field.name).into();
-            properties.insert((*alias).to_owned(), schema.clone());
-        }
-    }
-    json!({ "type": "object", "required": ["prompt"], "properties": properties })
+    json!({ "type": "object", "required": ["prompt"], "properties": properties(JOB_FIELDS) })
 }
 
 fn accepted() -> Value {
@@ -121,7 +109,15 @@ pub(crate) fn page() -> String {
         let _ = write!(html, "<tr><td>{}<td><code>{}</code><td>{}<td>{token}", r.method, r.pattern, escape(r.summary));
     }
     html.push_str("</table><h2>Fields of a job</h2><table><tr><th>Name<th>May be<th>Default<th>What");
-    for f in JOB_FIELDS {
+    let inner = |f: &'static Field| match f.kind {
+        Kind::Group(table) => table,
+        _ => &[],
+    };
+    let rows = JOB_FIELDS
+        .iter()
+        .flat_map(|f| std::iter::once((None, f)).chain(inner(f).iter().map(move |part| (Some(f.name), part))));
+    for (group, f) in rows {
+        let group = group.map_or_else(String::new, |name| format!("{name}."));
         let also = if f.aliases.is_empty() {
             String::new()
         } else {
@@ -129,7 +125,7 @@ pub(crate) fn page() -> String {
         };
         let _ = write!(
             html,
-            "<tr><td><code>{}</code>{also}<td>{}<td>{}<td>{}",
+            "<tr><td><code>{group}{}</code>{also}<td>{}<td>{}<td>{}",
             f.name,
             escape(&f.kind.describe()),
             escape(f.default),

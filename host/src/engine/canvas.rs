@@ -50,6 +50,9 @@ impl Source {
                 (part, cut.transpose()?)
             }
         };
+        let cell = run.loaded.desc.vae_factor;
+        let whole_cells = spec.mask.as_ref().is_some_and(|m| m.whole_cells);
+        let work_mask = work_mask.map(|m| if whole_cells { m.whole_cells(cell) } else { m });
         if let (Some(InpaintFill::Fill), Some(mask)) = (spec.mask.as_ref().map(|m| m.fill), &work_mask) {
             work = fill_masked(&work, mask)?;
         }
@@ -130,12 +133,14 @@ impl Canvas {
         }
         // At full strength a model that takes the mask never sees the picture itself.
         let from_noise = run.spec.strength >= 1.0 && source.mask.is_some();
+        // A variation or another size's noise must be the first draw of all.
+        let special = run.spec.edit.noise.is_special().then(|| noise.initial());
         if !(self.network_masks && from_noise) {
             let (mean, deviation) = encode(run, &source.work, false)?;
             let drawn = noise.fresh();
             self.clean = (0..n).flat_map(|i| sample(&mean, &deviation, &drawn[i * mean.len()..])).collect();
         }
-        self.noise = noise.fresh();
+        self.noise = special.unwrap_or_else(|| noise.fresh());
         if let (Some(mask), false) = (&self.latent_mask, self.network_masks) {
             refill(&mut self.clean, mask, channels, self.fill, &self.noise);
         }
@@ -180,7 +185,7 @@ impl Canvas {
     }
 }
 
-/// Mean and deviation of one encoded picture.
+/// Mean and deviation of one encoded picture, in the run's latent size.
 fn encode(run: &Run<'_>, picture: &Picture, raw: bool) -> Result<(Vec<f32>, Vec<f32>), Fault> {
     let pixels = picture.rgb.iter().map(|v| f32::from(*v) / 255.0).collect();
     encode_pixels(run, pixels, picture, raw)
@@ -191,8 +196,15 @@ fn encode_pixels(run: &Run<'_>, pixels: Vec<f32>, picture: &Picture, raw: bool) 
     let (height, width) = (picture.height as usize, picture.width as usize);
     let moments: Latents = run.device.encode(pixels, 1, height, width, raw, &run.stop)?;
     run.check()?;
-    let half = moments.data.len() / 2;
-    Ok((moments.data[..half].to_vec(), moments.data[half..].to_vec()))
+    let [_, planes, h, w] = moments.shape;
+    let [_, _, to_h, to_w] = run.shape(1);
+    let data = if (h, w) == (to_h, to_w) {
+        moments.data
+    } else {
+        sd_images::resize_latents(&moments.data, planes, (h, w), (to_h, to_w), sd_images::LatentResize::Bilinear)?
+    };
+    let half = data.len() / 2;
+    Ok((data[..half].to_vec(), data[half..].to_vec()))
 }
 
 fn sample(mean: &[f32], deviation: &[f32], noise: &[f32]) -> Vec<f32> {

@@ -3,7 +3,7 @@
 use super::{canvas::Canvas, run::Run, tensor::Latents};
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::Picture as Finished,
+    jobs::{Picture as Finished, ResizeMode},
     recipe,
 };
 use sd_images::{Picture, composite, paste_back};
@@ -32,8 +32,10 @@ pub(super) fn unchanged(run: &Run<'_>, canvas: &Canvas) -> Result<(), Fault> {
     let Some(source) = &canvas.source else {
         return Err(Fault::field("steps", "no step is left to run"));
     };
+    let (width, height) = (run.spec.width, run.spec.height);
+    let picture = crate::picture::fit(source.whole.as_ref().clone(), width, height, ResizeMode::Stretch)?;
     for index in 0..run.spec.n as usize {
-        write(run, index, source.whole.as_ref().clone())?;
+        write(run, index, picture.clone())?;
     }
     Ok(())
 }
@@ -61,8 +63,12 @@ fn paste(canvas: &Canvas, drawn: Picture) -> Result<Picture, Fault> {
 
 fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(), Fault> {
     let writing = Instant::now();
-    let seed = run.spec.seed.wrapping_add(index as u64);
-    let recipe = recipe::of(run.spec, run.model, seed);
+    let picture = match run.spec.edit.trim {
+        Some((width, height)) => picture.crop(0, 0, width, height),
+        None => picture,
+    };
+    let seed = run.spec.picture_seed(index);
+    let recipe = recipe::of(run.spec, run.model, index);
     let text = recipe.infotext();
     let bytes = recipe::encode(&picture, run.spec, &recipe, &text)?;
     let (width, height) = (picture.width, picture.height);

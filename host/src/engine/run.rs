@@ -18,7 +18,7 @@ use backend_api::extra;
 use sd_sampling::{
     Eval, ModelSampling, Options, Plan, Settings, StepInfo,
     guidance::{self, Guidance},
-    noise::{BatchNoise, ImageSeed, NoiseShape},
+    noise::{BatchNoise, NoiseShape},
 };
 use serde_json::json;
 use std::{
@@ -126,7 +126,7 @@ fn draw(run: &Run<'_>) -> Result<(), Fault> {
     let guide = Guides::new(run)?;
     let [_, channels, height, width] = run.shape(1);
     let shape = NoiseShape { channels, height, width };
-    let mut noise = BatchNoise::new(spec.rng, shape, &ImageSeed::batch(spec.seed, spec.n as usize));
+    let mut noise = BatchNoise::new(spec.rng, shape, &spec.image_seeds(run.loaded.desc.vae_factor));
     let start = canvas.begin(run, &plan, &mut noise)?;
     run.job.time(|t| t.encode = encoding.elapsed());
 

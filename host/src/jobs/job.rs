@@ -297,7 +297,7 @@ impl Job {
             "started",
             json!({
                 "operation": self.spec.operation.as_str(), "model": self.spec.model, "device": device,
-                "width": self.spec.width, "height": self.spec.height, "steps": self.spec.steps,
+                "width": self.spec.finished_size().0, "height": self.spec.finished_size().1, "steps": self.spec.steps,
                 "seed": self.spec.seed, "n": self.spec.n,
             }),
         )

@@ -1,11 +1,13 @@
 //! Jobs: what is asked, where it stands, what happened so far.
 
+mod edit;
 mod events;
 mod job;
 mod queue;
 mod registry;
 mod spec;
 
+pub use edit::{EditSpec, NoiseSpec};
 pub use events::{Event, EventRing};
 pub(crate) use job::timings_json;
 pub use job::{Job, JobId, JobState, Outcome, Picture, Snapshot, Timings};

@@ -1,5 +1,6 @@
 //! What a job is asked to do, checked and complete: every default is filled in, every picture decoded.
 
+use super::EditSpec;
 use sd_images::{Mask, Picture};
 use std::{sync::Arc, time::Duration};
 
@@ -87,6 +88,8 @@ pub enum ResizeMode {
     Crop,
     /// Scaled to fit, the rest filled from the edge.
     Fill,
+    /// Stretched as latents, after encoding.
+    Latent,
 }
 
 /// What stands under the mask before the work begins.
@@ -112,6 +115,8 @@ pub struct MaskSpec {
     pub fill: InpaintFill,
     /// Work on the mask's surroundings only, with this padding in pixels.
     pub only_masked: Option<u32>,
+    /// A latent cell is repainted as soon as one of its pixels is; else its upper left pixel decides, as in diffusers.
+    pub whole_cells: bool,
 }
 
 /// A job's request.
@@ -159,7 +164,7 @@ pub struct JobSpec {
     pub overflow: sd_prompt::Overflow,
     /// How much of the picture is redone, 0–1.
     pub strength: f32,
-    /// The picture to start from, already in the job's size.
+    /// The picture to start from, already in the job's size unless [`EditSpec::latent_resize`].
     pub init: Option<Arc<Picture>>,
     /// Where to paint.
     pub mask: Option<MaskSpec>,
@@ -175,6 +180,8 @@ pub struct JobSpec {
     pub timeout: Duration,
     /// Higher runs earlier, −10 to 10.
     pub priority: i8,
+    /// What goes beyond one plain run.
+    pub edit: EditSpec,
 }
 
 impl JobSpec {

@@ -6,6 +6,7 @@ mod multipart;
 pub(crate) mod openai;
 mod openai_stream;
 pub(crate) mod sdapi;
+mod sdapi_edit;
 pub(crate) mod sdapi_lists;
 pub(crate) mod sdapi_state;
 

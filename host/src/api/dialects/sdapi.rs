@@ -1,6 +1,6 @@
 //! A1111's txt2img and img2img.
 
-use super::{carry, submit, wait};
+use super::{carry, sdapi_edit, submit, wait};
 use crate::{
     api::{
         App, body,
@@ -94,6 +94,7 @@ fn native(app: &App, given: &Map<String, Value>, from_picture: bool) -> Result<M
     let model = settings.and_then(|s| s.get("sd_model_checkpoint")).and_then(Value::as_str);
     fields.insert("model".into(), model.map_or_else(|| app.default_model(), checkpoint_name).into());
     unsupported(given)?;
+    sdapi_edit::native(given, &mut fields);
     if from_picture {
         picture(given, &mut fields)?;
     }
@@ -142,8 +143,9 @@ fn picture(given: &Map<String, Value>, fields: &mut Map<String, Value>) -> Resul
         0 => "stretch",
         1 => "crop",
         2 => "fill",
+        3 => "latent",
         _ => {
-            return Err(Fault::new(FaultCode::Unsupported, "must be 0 (stretch), 1 (crop) or 2 (fill)")
+            return Err(Fault::new(FaultCode::Unsupported, "must be 0 (stretch), 1 (crop), 2 (fill) or 3 (latent)")
                 .about("resize_mode")
                 .into());
         }
@@ -175,15 +177,19 @@ fn picture(given: &Map<String, Value>, fields: &mut Map<String, Value>) -> Resul
 fn info(spec: &JobSpec, done: &Snapshot, from_picture: bool) -> Value {
     let n = done.pictures.len();
     let seeds: Vec<u64> = done.pictures.iter().map(|p| p.seed).collect();
+    let noise = &spec.edit.noise;
+    let subseeds: Vec<u64> = (0..n).map(|i| noise.variation_seed.wrapping_add(i as u64)).collect();
+    let (from_w, from_h) = noise.resize_from.map_or((-1, -1), |(w, h)| (i64::from(w), i64::from(h)));
     let texts: Vec<&str> = done.pictures.iter().map(|p| p.infotext.as_ref()).collect();
     json!({
         "prompt": spec.prompt, "all_prompts": vec![spec.prompt.as_str(); n],
         "negative_prompt": spec.negative_prompt, "all_negative_prompts": vec![spec.negative_prompt.as_str(); n],
-        "seed": spec.seed, "all_seeds": seeds, "subseed": spec.seed, "all_subseeds": seeds, "subseed_strength": 0,
+        "seed": spec.seed, "all_seeds": seeds, "subseed": noise.variation_seed, "all_subseeds": subseeds,
+        "subseed_strength": noise.variation_strength,
         "width": spec.width, "height": spec.height, "sampler_name": spec.sampler, "cfg_scale": spec.guidance_scale,
         "steps": spec.steps, "batch_size": n, "restore_faces": false, "face_restoration_model": null,
         "sd_model_name": spec.model, "sd_model_hash": null, "sd_vae_name": null, "sd_vae_hash": null,
-        "seed_resize_from_w": -1, "seed_resize_from_h": -1,
+        "seed_resize_from_w": from_w, "seed_resize_from_h": from_h,
         "denoising_strength": from_picture.then_some(spec.strength), "extra_generation_params": {}, "index_of_first_image": 0,
         "infotexts": texts, "styles": [], "job_timestamp": "0", "clip_skip": spec.clip_skip.unwrap_or(1),
         "is_using_inpainting_conditioning": false, "version": concat!("sd-worker ", env!("CARGO_PKG_VERSION")),

@@ -1,0 +1,62 @@
+//! What goes beyond one plain run: the noise of a second seed, a canvas that was made larger, a second pass.
+
+use super::JobSpec;
+use sd_sampling::noise::ImageSeed;
+
+/// Wishes that most jobs do not have.
+#[derive(Debug, Clone, Default)]
+pub struct EditSpec {
+    /// Where the noise comes from besides the seed.
+    pub noise: NoiseSpec,
+    /// The picture is brought to the job's size as latents: it comes in a size of its own.
+    pub latent_resize: bool,
+    /// Width and height of the finished pictures where the canvas had to be rounded up to whole cells on its right and
+    /// lower side.
+    pub trim: Option<(u32, u32)>,
+}
+
+/// Where the noise of a job comes from besides its seed, in A1111's terms.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoiseSpec {
+    /// The first picture's variation seed; the others follow.
+    pub variation_seed: u64,
+    /// How much of the variation is mixed in, 0–1.
+    pub variation_strength: f64,
+    /// Width and height in pixels of the picture whose composition the seed is to keep.
+    pub resize_from: Option<(u32, u32)>,
+}
+
+impl NoiseSpec {
+    /// Whether the noise is anything but that of the plain seeds.
+    pub fn is_special(&self) -> bool {
+        self.variation_strength > 0.0 || self.resize_from.is_some()
+    }
+}
+
+impl JobSpec {
+    /// The seed of a picture. With a variation all pictures share the job's own, as in A1111.
+    pub fn picture_seed(&self, index: usize) -> u64 {
+        if self.edit.noise.variation_strength > 0.0 { self.seed } else { self.seed.wrapping_add(index as u64) }
+    }
+
+    /// The variation seed of a picture, if a variation was asked for.
+    pub fn variation_seed(&self, index: usize) -> Option<u64> {
+        let noise = &self.edit.noise;
+        (noise.variation_strength > 0.0).then(|| noise.variation_seed.wrapping_add(index as u64))
+    }
+
+    /// Where the noise of each picture comes from. `factor`: pixels per latent cell.
+    pub fn image_seeds(&self, factor: u32) -> Vec<ImageSeed> {
+        let noise = &self.edit.noise;
+        let count = self.n as usize;
+        let mut seeds = ImageSeed::variations(self.seed, noise.variation_seed, noise.variation_strength, count);
+        let cells = |pixels: u32| (pixels / factor.max(1)) as usize;
+        seeds.iter_mut().for_each(|s| s.resize_from = noise.resize_from.map(|(w, h)| (cells(h), cells(w))));
+        seeds
+    }
+
+    /// Width and height of the finished pictures.
+    pub fn finished_size(&self) -> (u32, u32) {
+        self.edit.trim.unwrap_or((self.width, self.height))
+    }
+}
