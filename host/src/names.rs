@@ -14,6 +14,7 @@ impl From<sd_sampling::Error> for Fault {
             "steps_out_of_range" => "steps",
             "no_steps_left" => "strength",
             "unknown_schedule" => "schedule",
+            "bad_sigmas" => "sigmas",
             "value_out_of_range" => return Fault::new(crate::fault::FaultCode::InvalidRequest, error.to_string()),
             "bad_scheduler_config" => {
                 return Fault::new(crate::fault::FaultCode::ModelInvalid, error.to_string()).about("model");

@@ -25,6 +25,21 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
     }
     let variation_seed = spec.variation_seed(index);
     let (width, height) = spec.finished_size();
+    let plain = sd_sampling::Options::default();
+    let mut number = |name: &str, value: f64, plain: f64| {
+        if value != plain {
+            extra.push((name.to_owned(), value.to_string()));
+        }
+    };
+    number("Eta", spec.sampling.eta.unwrap_or(-1.0), -1.0);
+    number("Sigma churn", spec.sampling.s_churn, plain.s_churn);
+    number("Sigma tmin", spec.sampling.s_tmin, plain.s_tmin);
+    number("Sigma tmax", spec.sampling.s_tmax, plain.s_tmax);
+    number("Sigma noise", spec.sampling.s_noise, plain.s_noise);
+    if let Some(sigmas) = &spec.sigmas {
+        let list: Vec<String> = sigmas.iter().map(f64::to_string).collect();
+        extra.push(("Sigmas".to_owned(), list.join(" ")));
+    }
     Recipe {
         prompt: spec.prompt.clone(),
         negative_prompt: spec.negative_prompt.clone(),

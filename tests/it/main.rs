@@ -9,3 +9,4 @@ mod parity; // whole pictures over HTTP against diffusers
 mod readme; // the README's examples, word for word
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong
+mod sampling; // noise levels, churn and adaptive steps of a request

@@ -65,9 +65,6 @@ fn beyond_requests(picture: &Value) -> Option<&'static str> {
     if has("clip_skip") {
         return Some("diffusers skips layers for the prompt alone, A1111 and we for the negative prompt too");
     }
-    if has("original_size") || has("aesthetic_score") {
-        return Some("size and score conditioning cannot be chosen in a request");
-    }
     if scheduler["rescale_betas_zero_snr"] == true {
         return Some("a scheduler config of its own, not the model's");
     }
@@ -86,13 +83,22 @@ fn request(family: &str, name: &str, picture: &Value, golden: &Golden) -> Value 
         "sampler": sampler,
     });
     let options = &picture["options"];
-    for (theirs, ours) in [
-        ("strength", "strength"),
-        ("guidance_rescale", "guidance_rescale"),
-        ("image_guidance_scale", "image_guidance_scale"),
+    // Fields that carry diffusers' own names.
+    for name in [
+        "strength",
+        "guidance_rescale",
+        "image_guidance_scale",
+        "original_size",
+        "crops_coords_top_left",
+        "target_size",
+        "negative_original_size",
+        "negative_crops_coords_top_left",
+        "negative_target_size",
+        "aesthetic_score",
+        "negative_aesthetic_score",
     ] {
-        if let Some(value) = options.get(theirs) {
-            body[ours] = value.clone();
+        if let Some(value) = options.get(name) {
+            body[name] = value.clone();
         }
     }
     let kind = picture["kind"].as_str().unwrap();

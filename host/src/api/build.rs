@@ -7,8 +7,10 @@ use super::{
 };
 use crate::{
     engine,
-    fault::Fault,
-    jobs::{EditSpec, InpaintFill, JobSpec, MaskSpec, NoiseSpec, OnDisconnect, Operation, OutputFormat, ResizeMode},
+    fault::{Fault, FaultCode},
+    jobs::{
+        EditSpec, InpaintFill, JobSpec, MaskSpec, NoiseSpec, OnDisconnect, Operation, OutputFormat, ResizeMode, SizeIds,
+    },
     library::Resolved,
     names,
     picture::MaskRules,
@@ -33,6 +35,18 @@ pub(crate) fn job_spec(app: &App, fields: &Map<String, Value>) -> Result<JobSpec
 fn one(fault: Fault) -> Vec<Fault> {
     vec![fault]
 }
+
+/// What only SDXL models are told.
+const SIZE_FIELDS: [&str; 6] = [
+    "original_size",
+    "crops_coords_top_left",
+    "target_size",
+    "negative_original_size",
+    "negative_crops_coords_top_left",
+    "negative_target_size",
+];
+/// What only SDXL's refiner is told.
+const SCORE_FIELDS: [&str; 2] = ["aesthetic_score", "negative_aesthetic_score"];
 
 struct Builder<'a> {
     app: &'a App,
@@ -62,7 +76,7 @@ impl Builder<'_> {
         };
         let (width, height) = self.size(init.as_ref(), outpaint.as_ref());
         let own_size = self.own_size(init.as_ref(), resize, operation);
-        let steps = values.u32("steps").unwrap_or(defaults.steps);
+        let steps = self.steps();
         let names = self.keep(names::resolve(values.text("sampler"), values.text("schedule"), &self.model.model));
         let overflow = match values.text("prompt_overflow") {
             Some("reject") => Overflow::Reject,
@@ -79,6 +93,7 @@ impl Builder<'_> {
         if start > end {
             self.faults.push(Fault::field("guidance_start", "must not lie behind guidance_end"));
         }
+        let sizes = self.sizes(width, height);
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
@@ -113,12 +128,14 @@ impl Builder<'_> {
             n: values.u32("n").unwrap_or(1),
             sampler: names.sampler,
             schedule: names.schedule,
-            eta: values.f32("eta").or(names.eta.map(|eta| eta as f32)),
+            sampling: sampling(values, names.eta),
+            sigmas: values.numbers("sigmas").map(<[f64]>::to_vec),
             rng: values.text("rng").and_then(Rng::parse).unwrap_or_default(),
             clip_skip: values.u32("clip_skip"),
             emphasis: emphasis(values.text("emphasis")),
             overflow,
             strength,
+            sizes,
             init,
             mask,
             format: format(values),
@@ -139,6 +156,49 @@ impl Builder<'_> {
                 trim: outpaint.map(|o| o.finished).filter(|size| *size != (width, height)),
             },
         })
+    }
+
+    /// As many as there are ways from one noise level to the next, if the levels themselves are sent.
+    fn steps(&mut self) -> u32 {
+        let sent = self.values.u32("steps");
+        let Some(sigmas) = self.values.numbers("sigmas") else {
+            return sent.unwrap_or(self.model.model.defaults.steps);
+        };
+        let count = sigmas.len() as u32 - 1;
+        if sigmas.windows(2).any(|pair| pair[0] <= pair[1]) {
+            self.faults.push(Fault::field("sigmas", "must fall from each number to the next"));
+        }
+        if sent.is_some_and(|steps| steps != count) {
+            self.faults.push(Fault::field("steps", format!("these sigmas make {count} steps; leave `steps` out")));
+        }
+        count
+    }
+
+    /// What SDXL is told of sizes. For other models such a field is an error: it would change nothing.
+    fn sizes(&mut self, width: u32, height: u32) -> SizeIds {
+        let values = self.values;
+        let model = &self.model.model;
+        for (fields, known) in
+            [(&SIZE_FIELDS[..], model.family.is_xl()), (&SCORE_FIELDS[..], model.defaults.aesthetic_score)]
+        {
+            for field in fields.iter().filter(|f| !known && values.has(f)) {
+                let message = "this model is not told of it; SDXL models take sizes, its refiner the scores";
+                self.faults.push(Fault::new(FaultCode::Unsupported, message).about(field));
+            }
+        }
+        let pair = |name: &str| values.numbers(name).and_then(|v| Some([*v.first()? as f32, *v.get(1)? as f32]));
+        let mut ids = SizeIds::plain(height, width);
+        let SizeIds { positive, negative } = &mut ids;
+        positive.original = pair("original_size").unwrap_or(positive.original);
+        positive.crop = pair("crops_coords_top_left").unwrap_or(positive.crop);
+        positive.target = pair("target_size").unwrap_or(positive.target);
+        positive.aesthetic_score = values.f32("aesthetic_score").unwrap_or(positive.aesthetic_score);
+        let own = pair("negative_original_size").is_some() || pair("negative_target_size").is_some();
+        negative.original = pair("negative_original_size").unwrap_or(positive.original);
+        negative.crop = pair("negative_crops_coords_top_left").unwrap_or(if own { [0.0; 2] } else { positive.crop });
+        negative.target = pair("negative_target_size").unwrap_or(positive.target);
+        negative.aesthetic_score = values.f32("negative_aesthetic_score").unwrap_or(negative.aesthetic_score);
+        ids
     }
 
     fn image(&mut self, field: &str) -> Option<Picture> {
@@ -278,6 +338,19 @@ fn noise(values: &Values) -> NoiseSpec {
         variation_seed: seed(values.int("variation_seed")),
         variation_strength: values.f64("variation_strength").unwrap_or(0.0),
         resize_from: from("seed_resize_from_w").zip(from("seed_resize_from_h")),
+    }
+}
+
+/// The sampler's numbers; `eta` is what its name implies.
+fn sampling(values: &Values, eta: Option<f64>) -> sd_sampling::Options {
+    let number = |name: &str| values.f64(name);
+    let plain = sd_sampling::Options::default();
+    sd_sampling::Options {
+        eta: number("eta").or(eta),
+        s_churn: number("s_churn").unwrap_or(plain.s_churn),
+        s_tmin: number("s_tmin").unwrap_or(plain.s_tmin),
+        s_tmax: number("s_tmax").unwrap_or(plain.s_tmax),
+        s_noise: number("s_noise").unwrap_or(plain.s_noise),
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Image,
     /// An object with fields of its own.
     Group(&'static [Field]),
+    /// A list of numbers: how many, and their range.
+    Numbers { len: (usize, usize), min: f64, max: f64 },
 }
 
 /// One field of a job request.
@@ -52,6 +54,9 @@ pub(super) const fn field(
 pub(super) const fn int(min: i128, max: i128) -> Kind {
     Kind::Int { min, max, step: 1 }
 }
+
+/// Height and width, or top and left, in pixels: diffusers' order.
+const PAIR: Kind = Kind::Numbers { len: (2, 2), min: 0.0, max: 16384.0 };
 
 /// Largest side of a picture in pixels.
 pub(crate) const MAX_SIDE: i128 = 4096;
@@ -172,6 +177,23 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
         "DDIM's stochasticity; the noise share of ancestral samplers.",
     ),
     field(
+        "s_churn",
+        &[],
+        Kind::Float { min: 0.0, max: 1000.0 },
+        "0",
+        "Extra noise over the whole run for Euler, Heun and DPM2 (Karras et al. 2022).",
+    ),
+    field("s_tmin", &[], Kind::Float { min: 0.0, max: 10_000.0 }, "0", "Sigma below which there is no churn."),
+    field("s_tmax", &[], Kind::Float { min: 0.0, max: 10_000.0 }, "no bound", "Sigma above which there is no churn."),
+    field("s_noise", &[], Kind::Float { min: 0.0, max: 10.0 }, "1", "Factor on all noise that a sampler adds."),
+    field(
+        "sigmas",
+        &[],
+        Kind::Numbers { len: (2, 151), min: 0.0, max: 10_000.0 },
+        "from schedule and steps",
+        "The noise levels themselves, falling, the last one included (0 for a finished picture): in place of `schedule` and `steps`.",
+    ),
+    field(
         "rng",
         &[],
         Kind::Word(&["cpu", "philox"]),
@@ -205,6 +227,44 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
         Kind::Float { min: 0.0, max: 1.0 },
         "0.75; inpainting 1",
         "How much of the picture is redone.",
+    ),
+    field(
+        "original_size",
+        &[],
+        PAIR,
+        "height and width",
+        "SDXL: what the network is told of the training picture's size, `[height, width]`.",
+    ),
+    field("crops_coords_top_left", &[], PAIR, "[0, 0]", "SDXL: what the network is told of the crop, `[top, left]`."),
+    field(
+        "target_size",
+        &[],
+        PAIR,
+        "height and width",
+        "SDXL: what the network is told of the result's size, `[height, width]`.",
+    ),
+    field("negative_original_size", &[], PAIR, "`original_size`", "The same for the negative prompt."),
+    field(
+        "negative_crops_coords_top_left",
+        &[],
+        PAIR,
+        "`crops_coords_top_left`; [0, 0] with another negative size",
+        "The same for the negative prompt.",
+    ),
+    field("negative_target_size", &[], PAIR, "`target_size`", "The same for the negative prompt."),
+    field(
+        "aesthetic_score",
+        &[],
+        Kind::Float { min: 0.0, max: 10.0 },
+        "6",
+        "SDXL refiner: how good the picture is to look.",
+    ),
+    field(
+        "negative_aesthetic_score",
+        &[],
+        Kind::Float { min: 0.0, max: 10.0 },
+        "2.5",
+        "SDXL refiner: the same for the negative prompt.",
     ),
     field("init_image", &["input_image", "image"], Kind::Image, "none", "The picture to start from."),
     field("mask_image", &["mask"], Kind::Image, "none", "Where to paint: white = repaint, black = keep."),
@@ -273,6 +333,7 @@ pub(crate) enum Checked {
     Bool(bool),
     Text(String),
     Group(Values),
+    Numbers(Vec<f64>),
 }
 
 /// The checked values of a request by field name.
@@ -289,6 +350,10 @@ impl Values {
     pub(crate) fn u32(&self, name: &str) -> Option<u32> {
         self.int(name).and_then(|v| u32::try_from(v).ok())
     }
+    /// Whether the field was sent.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
     pub(crate) fn f64(&self, name: &str) -> Option<f64> {
         match self.0.get(name) {
             Some(Checked::Float(v)) => Some(*v),
@@ -301,6 +366,12 @@ impl Values {
     pub(crate) fn group(&self, name: &str) -> Option<&Values> {
         match self.0.get(name) {
             Some(Checked::Group(v)) => Some(v),
+            _ => None,
+        }
+    }
+    pub(crate) fn numbers(&self, name: &str) -> Option<&[f64]> {
+        match self.0.get(name) {
+            Some(Checked::Numbers(v)) => Some(v),
             _ => None,
         }
     }
@@ -393,6 +464,11 @@ impl Kind {
             Kind::Image => value.as_str().map(|s| Checked::Text(s.to_owned())).ok_or_else(wrong),
             // Objects are taken apart by the caller: anything else is wrong.
             Kind::Group(_) => Err(wrong()),
+            Kind::Numbers { len, min, max } => {
+                let list = value.as_array().filter(|l| (len.0..=len.1).contains(&l.len())).ok_or_else(wrong)?;
+                let number = |v: &Value| v.as_f64().filter(|f| (min..=max).contains(f));
+                list.iter().map(number).collect::<Option<_>>().map(Checked::Numbers).ok_or_else(wrong)
+            }
         }
     }
 
@@ -409,6 +485,8 @@ impl Kind {
             Kind::Group(table) => {
                 format!("an object with {}", table.iter().map(|f| f.name).collect::<Vec<_>>().join(", "))
             }
+            Kind::Numbers { len: (a, b), min, max } if a == b => format!("a list of {a} numbers from {min} to {max}"),
+            Kind::Numbers { len: (a, b), min, max } => format!("a list of {a} to {b} numbers from {min} to {max}"),
         }
     }
 
@@ -431,6 +509,10 @@ impl Kind {
             Kind::Group(table) => {
                 json!({ "type": "object", "properties": properties(table), "additionalProperties": false })
             }
+            Kind::Numbers { len, min, max } => json!({
+                "type": "array", "minItems": len.0, "maxItems": len.1,
+                "items": { "type": "number", "minimum": min, "maximum": max },
+            }),
         }
     }
 }
@@ -486,6 +568,17 @@ mod tests {
         assert_eq!(values.u32("steps"), Some(20));
         assert_eq!(values.f32("guidance_scale"), Some(7.0));
         assert_eq!(values.int("seed"), Some(i128::from(u64::MAX)));
+    }
+
+    #[test]
+    fn lists_are_bounded() {
+        let values = run(json!({ "sigmas": [14.6, 3, 0], "original_size": [512, 768] })).unwrap();
+        assert_eq!(values.numbers("sigmas"), Some(&[14.6, 3.0, 0.0][..]));
+        let long = vec![1.0; 152];
+        for wrong in [json!([]), json!([1]), json!([1, "a"]), json!([1, -1]), json!(long), json!(3), json!([1, 1e9])] {
+            assert!(run(json!({ "sigmas": wrong })).is_err(), "{wrong}");
+        }
+        assert!(run(json!({ "target_size": [1, 2, 3] })).is_err());
     }
 
     #[test]

@@ -91,8 +91,8 @@ impl Canvas {
             noise: Vec::new(),
             latent_mask: None,
             network_masks: false,
-            extras: vec![Vec::new(); spec.n as usize],
-            blank: vec![Vec::new(); spec.n as usize],
+            extras: vec![Vec::new(); run.n()],
+            blank: vec![Vec::new(); run.n()],
             cells: h * w,
         })
     }
@@ -109,7 +109,7 @@ impl Canvas {
             return Ok(plan.begin(&noise.initial(), None));
         };
         let [_, channels, height, width] = run.shape(1);
-        let n = run.spec.n as usize;
+        let n = run.n();
         if takes(extra::IMAGE_LATENTS) {
             // An instruct model starts from noise and sees the picture beside it: its mode, unscaled.
             let start = plan.begin(&noise.initial(), None);

@@ -13,11 +13,11 @@ use std::{sync::Arc, time::Instant};
 /// Decodes the latents, pastes kept pixels back, writes the files.
 pub(super) fn finish(run: &Run<'_>, canvas: &Canvas, latents: &Latents) -> Result<(), Fault> {
     let n = latents.shape[0];
-    for index in 0..n {
+    for (slot, index) in run.images.clone().enumerate().take(n) {
         run.check()?;
         let decoding = Instant::now();
         // One at a time: a decode needs the most memory of all, and pictures come out as they are ready.
-        let pixels = decode(run, latents.slice(index, 1))?;
+        let pixels = decode(run, latents.slice(slot, 1))?;
         let (width, height) = (run.spec.width, run.spec.height);
         let rgb = pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
         let drawn = Picture { width, height, rgb, alpha: None };
@@ -34,7 +34,7 @@ pub(super) fn unchanged(run: &Run<'_>, canvas: &Canvas) -> Result<(), Fault> {
     };
     let (width, height) = (run.spec.width, run.spec.height);
     let picture = crate::picture::fit(source.whole.as_ref().clone(), width, height, ResizeMode::Stretch)?;
-    for index in 0..run.spec.n as usize {
+    for index in run.images.clone() {
         write(run, index, picture.clone())?;
     }
     Ok(())

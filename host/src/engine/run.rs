@@ -16,12 +16,13 @@ use crate::{
 };
 use backend_api::extra;
 use sd_sampling::{
-    Eval, ModelSampling, Options, Plan, Settings, StepInfo,
+    Eval, ModelSampling, Plan, Settings, StepInfo,
     guidance::{self, Guidance},
     noise::{BatchNoise, NoiseShape},
 };
 use serde_json::json;
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,9 +42,21 @@ pub(super) struct Run<'a> {
     pub(super) loaded: &'a LoadedModel,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) deadline: Instant,
+    /// The pictures of the job that this run draws, counted from 0.
+    pub(super) images: Range<usize>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// The same run for some of the pictures.
+    fn only(&self, images: Range<usize>) -> Run<'a> {
+        Run { stop: self.stop.clone(), images, ..*self }
+    }
+
+    /// Number of pictures.
+    pub(super) fn n(&self) -> usize {
+        self.images.len()
+    }
+
     /// A fault when the job is to stop.
     pub(super) fn check(&self) -> Result<(), Fault> {
         if self.stop.load(Ordering::Acquire) {
@@ -89,8 +102,16 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
     let (loaded, _use) = engine.ensure(place, &spec.model, &stop, &progress)?;
     let model = engine.library.lookup(&spec.model)?;
     job.time(|t| t.load = began.elapsed());
-    let run =
-        Run { job, spec, device: &place.device, model: &model, loaded: &loaded, stop, deadline: began + spec.timeout };
+    let run = Run {
+        job,
+        spec,
+        device: &place.device,
+        model: &model,
+        loaded: &loaded,
+        stop,
+        deadline: began + spec.timeout,
+        images: 0..spec.n as usize,
+    };
     if [spec.width, spec.height].iter().any(|side| side % loaded.desc.vae_factor.max(1) != 0) {
         return Err(Fault::field("width", format!("width and height must be multiples of {}", loaded.desc.vae_factor)));
     }
@@ -102,11 +123,10 @@ fn draw(run: &Run<'_>) -> Result<(), Fault> {
     let spec = run.spec;
     let sampling = ModelSampling::new(&run.model.scheduler)?;
     let strength = if run.spec.operation == Operation::Generation { 1.0 } else { f64::from(spec.strength) };
-    let mut canvas = Canvas::new(run)?;
     // Nothing is to be redone: the picture as it came.
     if (spec.steps as f64 * strength) as u32 == 0 {
         run.job.set_total(0);
-        return pictures::unchanged(run, &canvas);
+        return pictures::unchanged(run, &Canvas::new(run)?);
     }
     let choice = names::choice(&spec.sampler, Some(&spec.schedule))?;
     let plan = Plan::new(
@@ -116,19 +136,36 @@ fn draw(run: &Run<'_>) -> Result<(), Fault> {
             schedule: choice.schedule,
             steps: spec.steps as usize,
             strength,
-            options: Options { eta: spec.eta.map(f64::from).or(choice.eta), ..Options::default() },
+            sigmas: spec.sigmas.clone(),
+            options: spec.sampling.clone(),
             ..Settings::default()
         },
     )?;
-    run.job.set_total(plan.total() as u32);
-
     let encoding = Instant::now();
     let guide = Guides::new(run)?;
+    run.job.time(|t| t.encode = encoding.elapsed());
+    // Where a sampler chooses its steps by the whole batch, a picture would depend on its company.
+    let at_once = if choice.sampler.couples_images() { 1 } else { run.n() };
+    let total = plan.total() * run.n().div_ceil(at_once);
+    run.job.set_total(total as u32);
+    for (pass, first) in run.images.clone().step_by(at_once).enumerate() {
+        let run = run.only(first..(first + at_once).min(run.images.end));
+        pass_of(&run, &plan, &guide, pass * plan.total(), total)?;
+    }
+    Ok(())
+}
+
+/// From noise to finished pictures. `done` of the job's `total` steps have been told before.
+fn pass_of(run: &Run<'_>, plan: &Plan, guide: &Guides, done: usize, total: usize) -> Result<(), Fault> {
+    let spec = run.spec;
+    let encoding = Instant::now();
+    let mut canvas = Canvas::new(run)?;
     let [_, channels, height, width] = run.shape(1);
     let shape = NoiseShape { channels, height, width };
-    let mut noise = BatchNoise::new(spec.rng, shape, &spec.image_seeds(run.loaded.desc.vae_factor));
-    let start = canvas.begin(run, &plan, &mut noise)?;
-    run.job.time(|t| t.encode = encoding.elapsed());
+    let seeds = &spec.image_seeds(run.loaded.desc.vae_factor)[run.images.clone()];
+    let mut noise = BatchNoise::new(spec.rng, shape, seeds);
+    let start = canvas.begin(run, plan, &mut noise)?;
+    run.job.time(|t| t.encode += encoding.elapsed());
 
     let denoising = Instant::now();
     let latents = {
@@ -139,17 +176,17 @@ fn draw(run: &Run<'_>) -> Result<(), Fault> {
             &mut |request| noise.sample(request),
             &mut |step: StepInfo<'_>| {
                 canvas.keep(step.x, step.signal, step.noise);
-                run.job.progress(step.step as u32, step.total as u32);
+                run.job.progress((done + step.step) as u32, total as u32);
                 preview::maybe(run, &step);
                 run.check()
             },
         )?
     };
-    run.job.time(|t| t.denoise = denoising.elapsed());
+    run.job.time(|t| t.denoise += denoising.elapsed());
     if latents.iter().any(|v| !v.is_finite()) {
         return Err(Fault::new(FaultCode::InvalidOutput, "the latents hold values that are no numbers"));
     }
-    let shape = run.shape(spec.n as usize);
+    let shape = run.shape(run.n());
     pictures::finish(run, &canvas, &Latents { shape, data: latents })
 }
 
@@ -200,7 +237,7 @@ impl Guides {
     /// One evaluation of the network for the whole batch, guided.
     fn predict(&self, run: &Run<'_>, canvas: &Canvas, eval: &Eval<'_>, total: usize) -> Result<Vec<f32>, Fault> {
         run.check()?;
-        let n = run.spec.n as usize;
+        let n = run.n();
         let x = Latents { shape: run.shape(n), data: eval.x.to_vec() };
         let item = |cond: &super::device::Cond, extras: &Arc<Vec<Extra>>, image: usize, blank: bool| Item {
             cond: cond.clone(),
@@ -242,15 +279,9 @@ impl Guides {
 /// The extras that depend on the request alone.
 fn extras(run: &Run<'_>, negative: bool) -> Vec<Extra> {
     let mut all = Vec::new();
-    let (width, height) = (run.spec.width as f32, run.spec.height as f32);
     if run.takes(extra::TIME_IDS) {
-        // Original size, crop, target size; a refiner has an aesthetic score in place of the target size.
-        let mut ids = vec![height, width, 0.0, 0.0];
-        if run.model.model.defaults.aesthetic_score {
-            ids.push(if negative { 2.5 } else { 6.0 });
-        } else {
-            ids.extend([height, width]);
-        }
+        let sizes = if negative { &run.spec.sizes.negative } else { &run.spec.sizes.positive };
+        let ids = sizes.ids(run.model.model.defaults.aesthetic_score);
         all.push(Extra { name: extra::TIME_IDS, shape: vec![ids.len() as u64], data: Arc::new(ids) });
     }
     if run.takes(extra::GUIDANCE) {

@@ -5,6 +5,7 @@ mod events;
 mod job;
 mod queue;
 mod registry;
+mod sizes;
 mod spec;
 
 pub use edit::{EditSpec, NoiseSpec};
@@ -13,4 +14,5 @@ pub(crate) use job::timings_json;
 pub use job::{Job, JobId, JobState, Outcome, Picture, Snapshot, Timings};
 pub use queue::{Queue, QueueError};
 pub use registry::{Lookup, Registry};
+pub use sizes::{SizeIds, Sizes};
 pub use spec::{InpaintFill, JobSpec, MaskSpec, OnDisconnect, Operation, OutputFormat, ResizeMode};

@@ -1,6 +1,6 @@
 //! What a job is asked to do, checked and complete: every default is filled in, every picture decoded.
 
-use super::EditSpec;
+use super::{EditSpec, SizeIds};
 use sd_images::{Mask, Picture};
 use std::{sync::Arc, time::Duration};
 
@@ -152,8 +152,10 @@ pub struct JobSpec {
     pub sampler: String,
     /// The schedule's canonical name.
     pub schedule: String,
-    /// DDIM's stochasticity and the ancestral samplers' noise share; `None` = the sampler's own.
-    pub eta: Option<f32>,
+    /// The sampler's numbers: stochasticity and churn.
+    pub sampling: sd_sampling::Options,
+    /// The noise levels themselves, in place of schedule and steps; falling, the last one included.
+    pub sigmas: Option<Vec<f64>>,
     /// Where noise comes from: `cpu` as PyTorch draws on the CPU, `philox` as on a GPU.
     pub rng: sd_sampling::noise::Rng,
     /// Text encoder layers to skip, in A1111's count (1 = none); `None` = the model's own.
@@ -164,6 +166,8 @@ pub struct JobSpec {
     pub overflow: sd_prompt::Overflow,
     /// How much of the picture is redone, 0–1.
     pub strength: f32,
+    /// What SDXL is told of sizes: with the prompt and with the negative prompt.
+    pub sizes: SizeIds,
     /// The picture to start from, already in the job's size unless [`EditSpec::latent_resize`].
     pub init: Option<Arc<Picture>>,
     /// Where to paint.

@@ -62,9 +62,16 @@ fn native(app: &App, given: &Map<String, Value>, from_picture: bool) -> Result<M
         ("height", "height"),
         ("scheduler", "schedule"),
         ("eta", "eta"),
+        ("s_churn", "s_churn"),
+        ("s_tmin", "s_tmin"),
+        ("s_noise", "s_noise"),
         ("image_cfg_scale", "image_guidance_scale"),
     ] {
         carry(given, theirs, &mut fields, ours);
+    }
+    // 0 is A1111's word for no bound.
+    if given.get("s_tmax").and_then(Value::as_f64) != Some(0.0) {
+        carry(given, "s_tmax", &mut fields, "s_tmax");
     }
     // An absent seed and −1 both mean any.
     if let Some(seed) = given.get("seed").filter(|s| s.as_i64() != Some(-1)) {
