@@ -6,6 +6,7 @@ pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod embeddings;
 pub mod engine;
 pub mod fault;
 pub mod hive;

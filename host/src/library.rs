@@ -3,7 +3,10 @@
 //! Resolving reads configs and headers only. The answer is kept for a moment, so that requests are checked in
 //! microseconds; loading always looks anew.
 
-use crate::fault::{Fault, FaultCode};
+use crate::{
+    embeddings::Embeddings,
+    fault::{Fault, FaultCode},
+};
 use backend_api::{ModelSource, Param};
 use sd_models::{ModelError, ModelName, ModelRef, ResolveOptions, ResolvedModel};
 use sd_prompt::{Tokenizer, TokenizerFiles};
@@ -59,6 +62,8 @@ pub struct Library {
     /// A model outside the directories, by the name it has here.
     operator: Option<(String, ModelRef)>,
     kept: Mutex<HashMap<String, Kept>>,
+    /// The embeddings that a model sees, by its fingerprint, and when they were looked at.
+    embeddings: Mutex<HashMap<String, (Instant, Arc<Embeddings>)>>,
 }
 
 impl Library {
@@ -72,7 +77,7 @@ impl Library {
                 (Some((resolved.name.clone(), path)), Some(resolved.name))
             }
         };
-        Ok((Library { inner, operator, kept: Mutex::default() }, name))
+        Ok((Library { inner, operator, kept: Mutex::default(), embeddings: Mutex::default() }, name))
     }
 
     /// Where models are looked for.
@@ -116,6 +121,24 @@ impl Library {
         }
         kept.insert(name.to_owned(), Kept { resolved: resolved.clone(), at: Instant::now() });
         Ok(resolved)
+    }
+
+    /// The textual inversions that prompts for a model may name. Looked up anew after a moment, so that a file that was
+    /// copied in is found.
+    pub fn embeddings(&self, model: &Resolved) -> Arc<Embeddings> {
+        let key = &model.model.fingerprint;
+        if let Some((at, known)) = self.embeddings.lock().unwrap_or_else(PoisonError::into_inner).get(key)
+            && at.elapsed() < FRESH
+        {
+            return known.clone();
+        }
+        let found = Arc::new(Embeddings::new(self.inner.embeddings(&model.model), &model.model));
+        let mut kept = self.embeddings.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert(key.clone(), (Instant::now(), found.clone()));
+        found
     }
 
     /// The list of `GET /v1/models`: OpenAI's fields, and ours beside them.

@@ -3,7 +3,9 @@
 import torch
 
 import build
-from common import FIXTURES, GOLDENS, MODELS, randn, save_tensors
+import families
+import pictures
+from common import FIXTURES, GOLDENS, MODELS, randn, save_json, save_tensors
 
 PROMPT = "a red apple in {} on the table"
 COUNT = 2
@@ -36,9 +38,28 @@ def _encode(encoder, tokenizer, vectors, prefix):
     return found
 
 
+def _picture(pipe, family, stored, token):
+    """A whole picture with the embedding, by the pipeline's own loader."""
+    encoders = [("clip_l", "text_encoder", "tokenizer"), ("clip_g", "text_encoder_2", "tokenizer_2")]
+    for key, part, words in encoders:
+        encoder = getattr(pipe, part, None)
+        if encoder is None:
+            continue
+        vectors = stored.get(key, stored.get("emb_params"))
+        # The pooled state is that of the end token; transformers' rule for old configs takes the highest id, which
+        # is that of the new token.
+        encoder.text_model.eos_token_id = getattr(pipe, words).eos_token_id
+        pipe.load_textual_inversion(vectors, token, text_encoder=encoder, tokenizer=getattr(pipe, words))
+    size = families.FAMILIES[family]
+    prompt = PROMPT.format(token)
+    picture = pictures.Picture("embedding", pictures.EULER, steps=8, prompt=prompt, negative="dark")
+    made, about = pictures.run(pipe, picture, size.height, size.width, size.is_xl)
+    return made["image"], about
+
+
 def write():
-    """Makes `tests/fixtures/embeddings/` and `goldens/embeddings.safetensors`."""
-    tensors = {}
+    """Makes `tests/fixtures/embeddings/`, `goldens/embeddings.safetensors` and `.json`."""
+    tensors, abouts = {}, {}
     folder = FIXTURES / "embeddings"
     for family, file in (("sd15", "tiny-style.safetensors"), ("sdxl", "tiny-style-xl.safetensors")):
         pipe = build.load_pipeline(MODELS / family)
@@ -53,4 +74,9 @@ def write():
             tokenizer = getattr(pipe, part.replace("text_encoder", "tokenizer"))
             tensors |= _encode(encoder, tokenizer, vectors, f"{family}.{part}")
         save_tensors(folder / file, stored)
+        fresh = build.load_pipeline(MODELS / family)
+        image, about = _picture(fresh, family, stored, file.removesuffix(".safetensors"))
+        tensors[f"{family}.embedding.image"] = image
+        abouts[family] = {"embedding": about}
     save_tensors(GOLDENS / "embeddings.safetensors", tensors)
+    save_json(GOLDENS / "embeddings.json", abouts)

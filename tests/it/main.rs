@@ -4,6 +4,7 @@
 
 mod abuse; // malformed requests, hostile bodies
 mod edit; // masks, sizes, outpainting, variations
+mod embeddings; // textual inversion
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod parity; // whole pictures over HTTP against diffusers
 mod readme; // the README's examples, word for word

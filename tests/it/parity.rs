@@ -11,14 +11,14 @@ use std::fmt::Write as _;
 const LEAST_DB: f64 = 50.0;
 
 /// A golden file: JSON header behind its length, then the numbers.
-struct Golden(Vec<u8>);
+pub(crate) struct Golden(Vec<u8>);
 
 impl Golden {
-    fn read(family: &str) -> Golden {
+    pub(crate) fn read(family: &str) -> Golden {
         Golden(std::fs::read(root().join(format!("tests/fixtures/goldens/{family}.safetensors"))).unwrap())
     }
 
-    fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+    pub(crate) fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let length = u64::from_le_bytes(self.0[..8].try_into().unwrap()) as usize;
         let header: Value = serde_json::from_slice(&self.0[8..8 + length]).unwrap();
         let entry = &header[name];
@@ -44,7 +44,7 @@ impl Golden {
 }
 
 /// Peak signal-to-noise ratio in dB of an 8-bit RGB picture against `[1, 3, h, w]` in 0–1.
-fn psnr(rgb: &[u8], wanted: &[f32]) -> f64 {
+pub(crate) fn psnr(rgb: &[u8], wanted: &[f32]) -> f64 {
     let pixels = wanted.len() / 3;
     let mut sum = 0.0;
     for (i, value) in rgb.iter().enumerate() {
@@ -114,7 +114,7 @@ fn request(family: &str, name: &str, picture: &Value, golden: &Golden) -> Value 
     body
 }
 
-fn draw(client: &Client, body: &Value) -> Result<image::RgbImage, String> {
+pub(crate) fn draw(client: &Client, body: &Value) -> Result<image::RgbImage, String> {
     let answer = client.post("/v1/jobs", body);
     if answer.status != 200 {
         return Err(answer.json()["error"]["message"].to_string());

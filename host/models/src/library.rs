@@ -1,7 +1,7 @@
 //! The models that this machine has: the models directories and the hub's cache.
 
 use crate::{
-    aliases,
+    aliases, embedding,
     error::{ModelError, Result},
     files::Folder,
     folder::{self, ResolveOptions},
@@ -180,7 +180,9 @@ pub(crate) fn local_names(dir: &Path) -> Vec<(String, bool)> {
         .filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             let path = dir.join(&name);
-            let is_model = if path.is_dir() {
+            let is_model = if path.is_dir() && name == embedding::FOLDER {
+                false
+            } else if path.is_dir() {
                 path.join("model_index.json").exists()
                     || path
                         .read_dir()

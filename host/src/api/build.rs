@@ -84,8 +84,10 @@ impl Builder<'_> {
             _ => Overflow::Chunk,
         };
         let negative = values.text("negative_prompt").unwrap_or_default();
+        let embeddings = self.app.models.embeddings(self.model);
         for (field, text) in [("prompt", prompt), ("negative_prompt", negative)] {
-            let outcome = engine::check_prompt(text, steps, overflow, self.model).map_err(|f| f.about(field));
+            let outcome = engine::check_prompt(text, steps, overflow, self.model, &embeddings);
+            let outcome = outcome.map_err(|f| f.about(field));
             self.keep(outcome);
         }
         let start = values.f32("guidance_start").unwrap_or(0.0);

@@ -3,7 +3,10 @@
 //! Lanes (the threads that run jobs) send commands and wait for the answers. `predict` commands that wait at the same
 //! time and have the same latent size ride in one call, whatever their jobs and timesteps.
 
-use super::tensor::{Item, Latents};
+use super::{
+    tensor::{Item, Latents},
+    tokens::AddedTokens,
+};
 use crate::fault::{Fault, FaultCode};
 use abi_stable::{
     sabi_trait::prelude::TD_Opaque,
@@ -72,6 +75,8 @@ pub struct LoadedModel {
     pub desc: Arc<DiffusionDesc>,
     /// What it holds.
     pub memory: MemReport,
+    /// Tokens that were added to it.
+    pub(super) tokens: Arc<AddedTokens>,
 }
 
 enum Command {
@@ -406,7 +411,7 @@ impl Worker {
         let model = abi(self.backend.load(source, &ctl))?;
         let open = abi(model.diffusion((&[] as &[Param]).into()))?;
         let desc = Arc::new(open.desc);
-        let loaded = LoadedModel { key, desc: desc.clone(), memory: model.memory() };
+        let loaded = LoadedModel { key, desc: desc.clone(), memory: model.memory(), tokens: Arc::default() };
         self.loaded = Some(Loaded { session: open.session, _model: model, desc });
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded.clone());
         Ok(loaded)

@@ -11,6 +11,7 @@ mod preview;
 mod run;
 mod tensor;
 mod text;
+mod tokens;
 
 pub use device::{Device, LoadProgress, LoadedModel};
 pub(crate) use text::check as check_prompt;

@@ -9,6 +9,7 @@ use super::{
     text::{self, Encoded},
 };
 use crate::{
+    embeddings::Embeddings,
     fault::{Fault, FaultCode},
     jobs::{Job, JobSpec, Operation},
     library::Resolved,
@@ -40,6 +41,8 @@ pub(super) struct Run<'a> {
     pub(super) device: &'a Device,
     pub(super) model: &'a Resolved,
     pub(super) loaded: &'a LoadedModel,
+    /// Words that stand for learned vectors.
+    pub(super) embeddings: Arc<Embeddings>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) deadline: Instant,
     /// The pictures of the job that this run draws, counted from 0.
@@ -49,7 +52,7 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     /// The same run for some of the pictures.
     fn only(&self, images: Range<usize>) -> Run<'a> {
-        Run { stop: self.stop.clone(), images, ..*self }
+        Run { stop: self.stop.clone(), embeddings: self.embeddings.clone(), images, ..*self }
     }
 
     /// Number of pictures.
@@ -108,6 +111,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         device: &place.device,
         model: &model,
         loaded: &loaded,
+        embeddings: engine.library.embeddings(&model),
         stop,
         deadline: began + spec.timeout,
         images: 0..spec.n as usize,
@@ -215,13 +219,9 @@ impl Guides {
         };
         // As in diffusers, a scale of at most 1 means without guidance.
         let guidance = Guidance { scale: if guidance.scale > 1.0 { guidance.scale } else { 1.0 }, ..guidance };
-        let positive = text::encode(run.device, run.model, run.loaded, spec, false, &run.stop)?;
+        let positive = text::encode(run, false)?;
         run.check()?;
-        let negative = if guidance.scale > 1.0 {
-            Some(text::encode(run.device, run.model, run.loaded, spec, true, &run.stop)?)
-        } else {
-            None
-        };
+        let negative = if guidance.scale > 1.0 { Some(text::encode(run, true)?) } else { None };
         let image_scale =
             (edits && negative.is_some() && spec.image_guidance_scale >= 1.0).then_some(spec.image_guidance_scale);
         Ok(Guides {

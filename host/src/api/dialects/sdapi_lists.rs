@@ -69,8 +69,13 @@ pub(crate) async fn latent_upscale_modes(_app: Arc<App>, _request: Request) -> R
 }
 
 /// `GET /sdapi/v1/embeddings`
-pub(crate) async fn embeddings(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    Ok(json_ok(&json!({ "loaded": {}, "skipped": {} })))
+pub(crate) async fn embeddings(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let list = tokio::task::spawn_blocking(move || {
+        app.models.lookup(&app.default_model()).map(|model| app.models.embeddings(&model).json())
+    })
+    .await
+    .map_err(|_| Fault::internal("the embeddings could not be listed"))??;
+    Ok(json_ok(&list))
 }
 
 /// `GET /sdapi/v1/scripts`
