@@ -18,4 +18,5 @@ mod recipe;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod upscalers;
 pub mod webhook;

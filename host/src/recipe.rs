@@ -2,9 +2,9 @@
 
 use crate::{
     fault::Fault,
-    jobs::{JobSpec, Operation, OutputFormat},
+    jobs::{Hires, JobSpec, Operation, OutputFormat},
     library::Resolved,
-    names,
+    names, upscalers,
 };
 use sd_images::{Embedded, Infotext, Limits, Picture, Recipe};
 use sd_sampling::noise::Rng;
@@ -24,7 +24,13 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
         extra.push(("Seed resize from".to_owned(), format!("{width}x{height}")));
     }
     let variation_seed = spec.variation_seed(index);
-    let (width, height) = spec.finished_size();
+    let hires = spec.edit.hires.as_deref();
+    if let Some(hires) = hires {
+        extra.extend(second_pass(hires, spec));
+    }
+    // As in A1111 a job with a second pass is named by the size of its first.
+    let (width, height) = spec.edit.trim.unwrap_or((spec.width, spec.height));
+    let redone = (spec.operation != Operation::Generation).then_some(spec.strength).or(hires.map(|h| h.strength));
     let plain = sd_sampling::Options::default();
     let mut number = |name: &str, value: f64, plain: f64| {
         if value != plain {
@@ -52,7 +58,7 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
         height,
         model: spec.model.clone(),
         model_hash: Some(model.model.fingerprint.chars().take(10).collect()),
-        denoising_strength: (spec.operation != Operation::Generation).then(|| rounded(spec.strength)),
+        denoising_strength: redone.map(rounded),
         clip_skip: spec.clip_skip,
         variation_seed,
         variation_strength: variation_seed.map(|_| spec.edit.noise.variation_strength),
@@ -61,6 +67,26 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
         version: concat!("sd-worker ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..Recipe::default()
     }
+}
+
+/// A1111's pairs of a second pass; what it shares with the first one is left out.
+fn second_pass(hires: &Hires, first: &JobSpec) -> Vec<(String, String)> {
+    let (sampler, schedule) = names::labels(&hires.sampler, &hires.schedule);
+    let differs = |theirs: &str, ours: &str| (theirs != ours).then(|| ours.to_owned());
+    let pairs = [
+        ("Hires resize", Some(format!("{}x{}", hires.width, hires.height))),
+        ("Hires steps", Some(hires.steps.to_string())),
+        ("Hires upscaler", Some(upscalers::label(&hires.upscaler))),
+        ("Hires sampler", differs(&first.sampler, &hires.sampler).map(|_| sampler)),
+        ("Hires schedule type", differs(&first.schedule, &hires.schedule).and(schedule)),
+        ("Hires prompt", differs(&first.prompt, &hires.prompt)),
+        ("Hires negative prompt", differs(&first.negative_prompt, &hires.negative_prompt)),
+        (
+            "Hires CFG Scale",
+            (first.guidance_scale != hires.guidance_scale).then(|| rounded(hires.guidance_scale).to_string()),
+        ),
+    ];
+    pairs.into_iter().filter_map(|(key, value)| value.map(|v| (key.to_owned(), v))).collect()
 }
 
 /// The shortest decimal that means the same `f32`.

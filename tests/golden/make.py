@@ -24,6 +24,7 @@ def tasks():
     import embeddings
     import families
     import goldens
+    import hires
     import noise
     import parts
     import prompts
@@ -32,6 +33,7 @@ def tasks():
 
     table = {name: family_task(family) for name, family in families.FAMILIES.items()}
     table["emoji-sd"] = lambda args: goldens.bundled(args.bundled)
+    table["hires"] = lambda args: hires.write(args.bundled)
     table["parts"] = lambda _args: parts.write()
     table["embeddings"] = lambda _args: embeddings.write()
     table["singlefile"] = lambda _args: singlefile.write()

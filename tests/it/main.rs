@@ -5,8 +5,10 @@
 mod abuse; // malformed requests, hostile bodies
 mod edit; // masks, sizes, outpainting, variations
 mod embeddings; // textual inversion
+mod hires; // second passes against two requests and against diffusers
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod parity; // whole pictures over HTTP against diffusers
+mod pictures; // what tests of pictures share
 mod readme; // the README's examples, word for word
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong

@@ -18,14 +18,25 @@ impl Golden {
         Golden(std::fs::read(root().join(format!("tests/fixtures/goldens/{family}.safetensors"))).unwrap())
     }
 
-    pub(crate) fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+    fn entry(&self, name: &str) -> (Value, &[u8]) {
         let length = u64::from_le_bytes(self.0[..8].try_into().unwrap()) as usize;
         let header: Value = serde_json::from_slice(&self.0[8..8 + length]).unwrap();
         let entry = &header[name];
-        assert_eq!(entry["dtype"], "F32", "{name}");
-        let shape = entry["shape"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
         let [from, to] = [0, 1].map(|i| 8 + length + entry["data_offsets"][i].as_u64().unwrap() as usize);
-        (shape, self.0[from..to].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
+        (entry.clone(), &self.0[from..to])
+    }
+
+    pub(crate) fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let (entry, data) = self.entry(name);
+        assert_eq!(entry["dtype"], "F32", "{name}");
+        (shape(&entry), data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
+    }
+
+    /// A tensor of bytes.
+    pub(crate) fn bytes(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
+        let (entry, data) = self.entry(name);
+        assert_eq!(entry["dtype"], "U8", "{name}");
+        (shape(&entry), data.to_vec())
     }
 
     /// `[1, c, h, w]` in 0–1 as a PNG in base64; one channel becomes grey.
@@ -41,6 +52,10 @@ impl Golden {
             .unwrap();
         base64::engine::general_purpose::STANDARD.encode(png.into_inner()).into()
     }
+}
+
+fn shape(entry: &Value) -> Vec<usize> {
+    entry["shape"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
 }
 
 /// Peak signal-to-noise ratio in dB of an 8-bit RGB picture against `[1, 3, h, w]` in 0–1.

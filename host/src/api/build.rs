@@ -3,6 +3,7 @@
 use super::{
     App,
     fields::{JOB_FIELDS, Values, check},
+    hires,
     outpaint::Outpaint,
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     picture::MaskRules,
 };
 use sd_images::{Mask, Picture};
-use sd_prompt::Overflow;
+use sd_prompt::{Overflow, Pass};
 use sd_sampling::noise::Rng;
 use serde_json::{Map, Value, json};
 use std::{sync::Arc, time::Duration};
@@ -86,7 +87,7 @@ impl Builder<'_> {
         let negative = values.text("negative_prompt").unwrap_or_default();
         let embeddings = self.app.models.embeddings(self.model);
         for (field, text) in [("prompt", prompt), ("negative_prompt", negative)] {
-            let outcome = engine::check_prompt(text, steps, overflow, self.model, &embeddings);
+            let outcome = engine::check_prompt(text, steps, Pass::First, overflow, self.model, &embeddings);
             let outcome = outcome.map_err(|f| f.about(field));
             self.keep(outcome);
         }
@@ -114,7 +115,7 @@ impl Builder<'_> {
         let mask = mask.map_err(|f| one(f.about("mask_image")))?.map(|m| self.mask_spec(m));
         let strength = values.f32("strength").unwrap_or(if operation == Operation::Inpaint { 1.0 } else { 0.75 });
         let names = names.unwrap_or_default();
-        Ok(JobSpec {
+        let mut job = JobSpec {
             operation,
             model,
             prompt: prompt.to_owned(),
@@ -156,8 +157,11 @@ impl Builder<'_> {
                 noise: noise(values),
                 latent_resize: own_size.is_some(),
                 trim: outpaint.map(|o| o.finished).filter(|size| *size != (width, height)),
+                hires: None,
             },
-        })
+        };
+        job.edit.hires = hires::second_pass(self.app, values, &job, self.model, self.step())?;
+        Ok(job)
     }
 
     /// As many as there are ways from one noise level to the next, if the levels themselves are sent.
@@ -344,7 +348,7 @@ fn noise(values: &Values) -> NoiseSpec {
 }
 
 /// The sampler's numbers; `eta` is what its name implies.
-fn sampling(values: &Values, eta: Option<f64>) -> sd_sampling::Options {
+pub(super) fn sampling(values: &Values, eta: Option<f64>) -> sd_sampling::Options {
     let number = |name: &str| values.f64(name);
     let plain = sd_sampling::Options::default();
     sd_sampling::Options {

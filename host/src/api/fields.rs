@@ -1,6 +1,6 @@
 //! The table of request fields: one place that makes the checks, the OpenAPI document and the reference page.
 
-use super::edit_fields::EXTEND_FIELDS;
+use super::edit_fields::{EXTEND_FIELDS, HIRES_FIELDS};
 use crate::fault::{Fault, FaultCode};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -306,6 +306,13 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
         "none",
         "Outpainting: makes the picture larger and paints what is new; every pixel of the old part stays as it is. The \
          size follows from the picture.",
+    ),
+    field(
+        "hires",
+        &[],
+        Kind::Group(HIRES_FIELDS),
+        "none",
+        "A second pass: the picture is enlarged and redone in part (A1111's \"hires. fix\").",
     ),
     field("output_format", &[], Kind::Word(&["png", "jpeg", "webp"]), "png", "The results' file format."),
     field("quality", &["output_compression"], int(1, 100), "90", "JPEG quality."),

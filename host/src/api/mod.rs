@@ -5,6 +5,7 @@ mod build;
 mod dialects;
 mod edit_fields;
 mod fields;
+mod hires;
 mod http;
 mod jobs;
 mod models;

@@ -63,6 +63,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "/metrics" Token system::metrics, "Figures in Prometheus' text format.";
     GET "/v1/backends" Token system::backends, "Every plugin found, what it offers, and why it was chosen, refused or skipped.";
     GET "/v1/samplers" Token system::samplers, "Samplers and schedules with their aliases.";
+    GET "/v1/upscalers" Token system::upscalers, "The ways to enlarge pictures.";
     GET "/v1/queue" Token system::queue, "The waiting jobs.";
     GET "/v1/models" Token models::list, "The models on disk: OpenAI's list with our fields added.";
     POST "/v1/models/{}/load" Token models::load, "Loads a model.";

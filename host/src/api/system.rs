@@ -64,6 +64,12 @@ pub(crate) async fn backends(app: Arc<App>, _request: Request) -> Result<Respons
     Ok(json_ok(&json!({ "object": "list", "data": app.backends.as_ref() })))
 }
 
+/// `GET /v1/upscalers`
+pub(crate) async fn upscalers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let entry = |e: &crate::upscalers::Named| json!({ "name": e.name, "label": e.label, "kind": if e.is_latent() { "latent" } else { "pixels" } });
+    Ok(json_ok(&json!({ "upscalers": crate::upscalers::BUILT_IN.iter().map(entry).collect::<Vec<_>>() })))
+}
+
 /// `GET /v1/samplers`
 pub(crate) async fn samplers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
     Ok(json_ok(&crate::names::samplers_json()))

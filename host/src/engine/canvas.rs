@@ -186,7 +186,7 @@ impl Canvas {
 }
 
 /// Mean and deviation of one encoded picture, in the run's latent size.
-fn encode(run: &Run<'_>, picture: &Picture, raw: bool) -> Result<(Vec<f32>, Vec<f32>), Fault> {
+pub(super) fn encode(run: &Run<'_>, picture: &Picture, raw: bool) -> Result<(Vec<f32>, Vec<f32>), Fault> {
     let pixels = picture.rgb.iter().map(|v| f32::from(*v) / 255.0).collect();
     encode_pixels(run, pixels, picture, raw)
 }
@@ -207,7 +207,8 @@ fn encode_pixels(run: &Run<'_>, pixels: Vec<f32>, picture: &Picture, raw: bool) 
     Ok((data[..half].to_vec(), data[half..].to_vec()))
 }
 
-fn sample(mean: &[f32], deviation: &[f32], noise: &[f32]) -> Vec<f32> {
+/// Draws from what the VAE says a picture's latents are.
+pub(super) fn sample(mean: &[f32], deviation: &[f32], noise: &[f32]) -> Vec<f32> {
     mean.iter().zip(deviation).zip(noise).map(|((m, d), n)| m + d * n).collect()
 }
 

@@ -6,6 +6,7 @@
 mod canvas;
 mod device;
 mod gate;
+mod hires;
 mod pictures;
 mod preview;
 mod run;

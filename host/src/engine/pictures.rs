@@ -15,14 +15,8 @@ pub(super) fn finish(run: &Run<'_>, canvas: &Canvas, latents: &Latents) -> Resul
     let n = latents.shape[0];
     for (slot, index) in run.images.clone().enumerate().take(n) {
         run.check()?;
-        let decoding = Instant::now();
         // One at a time: a decode needs the most memory of all, and pictures come out as they are ready.
-        let pixels = decode(run, latents.slice(slot, 1))?;
-        let (width, height) = (run.spec.width, run.spec.height);
-        let rgb = pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
-        let drawn = Picture { width, height, rgb, alpha: None };
-        run.job.time(|t| t.decode += decoding.elapsed());
-        write(run, index, paste(canvas, drawn)?)?;
+        write(run, index, paste(canvas, decoded(run, latents, slot)?)?)?;
     }
     Ok(())
 }
@@ -38,6 +32,15 @@ pub(super) fn unchanged(run: &Run<'_>, canvas: &Canvas) -> Result<(), Fault> {
         write(run, index, picture.clone())?;
     }
     Ok(())
+}
+
+/// One picture of a batch.
+pub(super) fn decoded(run: &Run<'_>, latents: &Latents, index: usize) -> Result<Picture, Fault> {
+    let decoding = Instant::now();
+    let pixels = decode(run, latents.slice(index, 1))?;
+    let rgb = pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
+    run.job.time(|t| t.decode += decoding.elapsed());
+    Ok(Picture { width: run.spec.width, height: run.spec.height, rgb, alpha: None })
 }
 
 fn decode(run: &Run<'_>, latents: Latents) -> Result<Vec<f32>, Fault> {
@@ -61,14 +64,15 @@ fn paste(canvas: &Canvas, drawn: Picture) -> Result<Picture, Fault> {
     })
 }
 
-fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(), Fault> {
+/// Writes a finished picture's file, with the recipe of the whole job.
+pub(super) fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(), Fault> {
     let writing = Instant::now();
     let picture = match run.spec.edit.trim {
         Some((width, height)) => picture.crop(0, 0, width, height),
         None => picture,
     };
     let seed = run.spec.picture_seed(index);
-    let recipe = recipe::of(run.spec, run.model, index);
+    let recipe = recipe::of(&run.job.spec, run.model, index);
     let text = recipe.infotext();
     let bytes = recipe::encode(&picture, run.spec, &recipe, &text)?;
     let (width, height) = (picture.width, picture.height);

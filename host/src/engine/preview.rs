@@ -3,7 +3,10 @@
 //! With a preview network (TAESD) in the model the device decodes; else the latents' channels are mixed to colours by
 //! the family's linear factors, which costs nothing.
 
-use super::{run::Run, tensor::Latents};
+use super::{
+    run::{Run, Steps},
+    tensor::Latents,
+};
 use backend_api::find;
 use base64::Engine as _;
 use sd_sampling::StepInfo;
@@ -15,9 +18,9 @@ const MAX_SIDE: u32 = 512;
 const QUALITY: u8 = 80;
 
 /// Sends a preview if the job asked for one at this step. A preview that fails is left out: it is not the job's work.
-pub(super) fn maybe(run: &Run<'_>, step: &StepInfo<'_>) {
-    let every = run.spec.preview_every as usize;
-    if every == 0 || !step.step.is_multiple_of(every) || step.step == step.total {
+pub(super) fn maybe(run: &Run<'_>, step: &StepInfo<'_>, steps: Steps) {
+    let (every, done) = (run.spec.preview_every as usize, steps.before + step.step);
+    if every == 0 || !done.is_multiple_of(every) || done == steps.total {
         return;
     }
     let shape = run.shape(1);
@@ -25,8 +28,7 @@ pub(super) fn maybe(run: &Run<'_>, step: &StepInfo<'_>) {
     let first = Latents { shape, data: step.denoised[..size.min(step.denoised.len())].to_vec() };
     let Some(jpeg) = draw(run, first) else { return };
     let text = base64::engine::general_purpose::STANDARD.encode(jpeg);
-    run.job
-        .publish("preview", json!({ "step": step.step, "total": step.total, "format": "jpeg", "image_base64": text }));
+    run.job.publish("preview", json!({ "step": done, "total": steps.total, "format": "jpeg", "image_base64": text }));
 }
 
 fn draw(run: &Run<'_>, latents: Latents) -> Option<Vec<u8>> {

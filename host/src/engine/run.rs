@@ -4,6 +4,7 @@ use super::{
     Engine, Place,
     canvas::Canvas,
     device::{Device, LoadProgress, LoadedModel},
+    hires::Second,
     pictures, preview,
     tensor::{Extra, Item, Latents},
     text::{self, Encoded},
@@ -16,6 +17,7 @@ use crate::{
     names,
 };
 use backend_api::extra;
+use sd_prompt::Pass;
 use sd_sampling::{
     Eval, ModelSampling, Plan, Settings, StepInfo,
     guidance::{self, Guidance},
@@ -35,6 +37,7 @@ use std::{
 const NARRATE_EVERY: Duration = Duration::from_millis(500);
 
 /// Everything that one run looks at.
+#[derive(Clone)]
 pub(super) struct Run<'a> {
     pub(super) job: &'a Arc<Job>,
     pub(super) spec: &'a JobSpec,
@@ -47,17 +50,61 @@ pub(super) struct Run<'a> {
     pub(super) deadline: Instant,
     /// The pictures of the job that this run draws, counted from 0.
     pub(super) images: Range<usize>,
+    /// Which pass of the job the prompts are read for.
+    pub(super) pass: Pass,
+}
+
+/// Where the steps of a pass stand among all of the job.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Steps {
+    /// Steps told before.
+    pub(super) before: usize,
+    /// Steps of the whole job.
+    pub(super) total: usize,
 }
 
 impl<'a> Run<'a> {
     /// The same run for some of the pictures.
     fn only(&self, images: Range<usize>) -> Run<'a> {
-        Run { stop: self.stop.clone(), embeddings: self.embeddings.clone(), images, ..*self }
+        Run { images, ..self.clone() }
+    }
+
+    /// The same run for a further pass.
+    pub(super) fn again<'s>(&'s self, spec: &'s JobSpec, pass: Pass) -> Run<'s> {
+        Run { spec, pass, ..self.clone() }
     }
 
     /// Number of pictures.
     pub(super) fn n(&self) -> usize {
         self.images.len()
+    }
+
+    /// The noise of its pictures.
+    pub(super) fn noise(&self) -> BatchNoise {
+        let [_, channels, height, width] = self.shape(1);
+        let shape = NoiseShape { channels, height, width };
+        let seeds = self.spec.image_seeds(self.loaded.desc.vae_factor);
+        BatchNoise::new(self.spec.rng, shape, &seeds[self.images.clone()])
+    }
+
+    /// The plan of the steps; `None` when nothing is to be redone.
+    pub(super) fn plan(&self) -> Result<Option<Plan>, Fault> {
+        let spec = self.spec;
+        let strength = if spec.operation == Operation::Generation { 1.0 } else { f64::from(spec.strength) };
+        if (f64::from(spec.steps) * strength) as u32 == 0 {
+            return Ok(None);
+        }
+        let choice = names::choice(&spec.sampler, Some(&spec.schedule))?;
+        let settings = Settings {
+            sampler: choice.sampler,
+            schedule: choice.schedule,
+            steps: spec.steps as usize,
+            strength,
+            sigmas: spec.sigmas.clone(),
+            options: spec.sampling.clone(),
+            ..Settings::default()
+        };
+        Ok(Some(Plan::new(&ModelSampling::new(&self.model.scheduler)?, &settings)?))
     }
 
     /// A fault when the job is to stop.
@@ -115,6 +162,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         stop,
         deadline: began + spec.timeout,
         images: 0..spec.n as usize,
+        pass: Pass::First,
     };
     if [spec.width, spec.height].iter().any(|side| side % loaded.desc.vae_factor.max(1) != 0) {
         return Err(Fault::field("width", format!("width and height must be multiples of {}", loaded.desc.vae_factor)));
@@ -124,78 +172,69 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
 }
 
 fn draw(run: &Run<'_>) -> Result<(), Fault> {
-    let spec = run.spec;
-    let sampling = ModelSampling::new(&run.model.scheduler)?;
-    let strength = if run.spec.operation == Operation::Generation { 1.0 } else { f64::from(spec.strength) };
-    // Nothing is to be redone: the picture as it came.
-    if (spec.steps as f64 * strength) as u32 == 0 {
+    let Some(plan) = run.plan()? else {
+        // Nothing is to be redone: the picture as it came.
         run.job.set_total(0);
         return pictures::unchanged(run, &Canvas::new(run)?);
-    }
-    let choice = names::choice(&spec.sampler, Some(&spec.schedule))?;
-    let plan = Plan::new(
-        &sampling,
-        &Settings {
-            sampler: choice.sampler,
-            schedule: choice.schedule,
-            steps: spec.steps as usize,
-            strength,
-            sigmas: spec.sigmas.clone(),
-            options: spec.sampling.clone(),
-            ..Settings::default()
-        },
-    )?;
+    };
+    let second = Second::new(run)?;
     let encoding = Instant::now();
-    let guide = Guides::new(run)?;
+    let guides = Guides::new(run)?;
     run.job.time(|t| t.encode = encoding.elapsed());
     // Where a sampler chooses its steps by the whole batch, a picture would depend on its company.
-    let at_once = if choice.sampler.couples_images() { 1 } else { run.n() };
-    let total = plan.total() * run.n().div_ceil(at_once);
+    let coupled = plan.sampler().couples_images() || second.as_ref().is_some_and(Second::couples_images);
+    let at_once = if coupled { 1 } else { run.n() };
+    let each = plan.total() + second.as_ref().map_or(0, Second::steps);
+    let total = each * run.n().div_ceil(at_once);
     run.job.set_total(total as u32);
-    for (pass, first) in run.images.clone().step_by(at_once).enumerate() {
+    for (round, first) in run.images.clone().step_by(at_once).enumerate() {
         let run = run.only(first..(first + at_once).min(run.images.end));
-        pass_of(&run, &plan, &guide, pass * plan.total(), total)?;
+        let steps = Steps { before: round * each, total };
+        let encoding = Instant::now();
+        let mut canvas = Canvas::new(&run)?;
+        let mut noise = run.noise();
+        let start = canvas.begin(&run, &plan, &mut noise)?;
+        run.job.time(|t| t.encode += encoding.elapsed());
+        let latents = denoise(&run, &canvas, &guides, &plan, steps, start, &mut noise)?;
+        match &second {
+            Some(second) => second.run(&run, &latents, Steps { before: steps.before + plan.total(), total })?,
+            None => pictures::finish(&run, &canvas, &latents)?,
+        }
     }
     Ok(())
 }
 
-/// From noise to finished pictures. `done` of the job's `total` steps have been told before.
-fn pass_of(run: &Run<'_>, plan: &Plan, guide: &Guides, done: usize, total: usize) -> Result<(), Fault> {
-    let spec = run.spec;
-    let encoding = Instant::now();
-    let mut canvas = Canvas::new(run)?;
-    let [_, channels, height, width] = run.shape(1);
-    let shape = NoiseShape { channels, height, width };
-    let seeds = &spec.image_seeds(run.loaded.desc.vae_factor)[run.images.clone()];
-    let mut noise = BatchNoise::new(spec.rng, shape, seeds);
-    let start = canvas.begin(run, plan, &mut noise)?;
-    run.job.time(|t| t.encode += encoding.elapsed());
-
+/// Runs the steps of one pass, from its first latents to its last.
+pub(super) fn denoise(
+    run: &Run<'_>,
+    canvas: &Canvas,
+    guides: &Guides,
+    plan: &Plan,
+    steps: Steps,
+    start: Vec<f32>,
+    noise: &mut BatchNoise,
+) -> Result<Latents, Fault> {
     let denoising = Instant::now();
-    let latents = {
-        let canvas = &canvas;
-        plan.run(
-            start,
-            &mut |eval: Eval<'_>| guide.predict(run, canvas, &eval, plan.total()),
-            &mut |request| noise.sample(request),
-            &mut |step: StepInfo<'_>| {
-                canvas.keep(step.x, step.signal, step.noise);
-                run.job.progress((done + step.step) as u32, total as u32);
-                preview::maybe(run, &step);
-                run.check()
-            },
-        )?
-    };
+    let latents = plan.run(
+        start,
+        &mut |eval: Eval<'_>| guides.predict(run, canvas, &eval, plan.total()),
+        &mut |request| noise.sample(request),
+        &mut |step: StepInfo<'_>| {
+            canvas.keep(step.x, step.signal, step.noise);
+            run.job.progress((steps.before + step.step) as u32, steps.total as u32);
+            preview::maybe(run, &step, steps);
+            run.check()
+        },
+    )?;
     run.job.time(|t| t.denoise += denoising.elapsed());
     if latents.iter().any(|v| !v.is_finite()) {
         return Err(Fault::new(FaultCode::InvalidOutput, "the latents hold values that are no numbers"));
     }
-    let shape = run.shape(run.n());
-    pictures::finish(run, &canvas, &Latents { shape, data: latents })
+    Ok(Latents { shape: run.shape(run.n()), data: latents })
 }
 
 /// How the network is asked: which texts, which extras, and how the answers are put together.
-struct Guides {
+pub(super) struct Guides {
     guidance: Guidance,
     /// Towards the picture, for models that edit by instruction.
     image_scale: Option<f32>,
@@ -207,7 +246,7 @@ struct Guides {
 }
 
 impl Guides {
-    fn new(run: &Run<'_>) -> Result<Guides, Fault> {
+    pub(super) fn new(run: &Run<'_>) -> Result<Guides, Fault> {
         let spec = run.spec;
         let edits = run.takes(extra::IMAGE_LATENTS);
         // A model with the guidance as an input takes it there, and needs no second half of the batch.

@@ -9,7 +9,7 @@ use crate::{
     fault::{Fault, FaultCode},
     library::Resolved,
 };
-use sd_prompt::{ChunkOptions, Chunks, FindEmbedding, Placeholder, PromptError, Schedule};
+use sd_prompt::{ChunkOptions, Chunks, FindEmbedding, Pass, Placeholder, PromptError, Schedule};
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
@@ -43,11 +43,12 @@ impl From<PromptError> for Fault {
 pub(crate) fn check(
     prompt: &str,
     steps: u32,
+    pass: Pass,
     overflow: sd_prompt::Overflow,
     model: &Resolved,
     embeddings: &Embeddings,
 ) -> Result<(), Fault> {
-    let schedule = sd_prompt::schedule(prompt, steps, &sd_prompt::Options::default())?;
+    let schedule = sd_prompt::schedule(prompt, steps, &sd_prompt::Options { pass, ..Default::default() })?;
     // Ids are given out by a device; only the number of tokens matters here.
     let find = |_: usize, name: &str| placeholder(embeddings, name, 0);
     for text in &schedule.texts {
@@ -108,7 +109,8 @@ fn chunks_on_device(run: &Run<'_>, text: &sd_prompt::WeightedText) -> Result<Vec
 pub(super) fn encode(run: &Run<'_>, negative: bool) -> Result<Encoded, Fault> {
     let (spec, defaults) = (run.spec, &run.model.model.defaults);
     let prompt = if negative { &spec.negative_prompt } else { &spec.prompt };
-    let schedule = sd_prompt::schedule(prompt, spec.steps, &sd_prompt::Options::default())?;
+    let options = sd_prompt::Options { pass: run.pass, ..Default::default() };
+    let schedule = sd_prompt::schedule(prompt, spec.steps, &options)?;
     let skip = spec.clip_skip.map_or(defaults.clip_skip, |layer| layer.saturating_sub(1));
     let mut params = vec![("emphasis".to_owned(), spec.emphasis.to_owned())];
     if skip > 0 {

@@ -1,7 +1,9 @@
 //! What goes beyond one plain run: the noise of a second seed, a canvas that was made larger, a second pass.
 
-use super::JobSpec;
+use super::{JobSpec, Operation};
+use crate::upscalers::Upscaler;
 use sd_sampling::noise::ImageSeed;
+use std::sync::Arc;
 
 /// Wishes that most jobs do not have.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +15,57 @@ pub struct EditSpec {
     /// Width and height of the finished pictures where the canvas had to be rounded up to whole cells on its right and
     /// lower side.
     pub trim: Option<(u32, u32)>,
+    /// A second pass in a larger size.
+    pub hires: Option<Arc<Hires>>,
+}
+
+/// The second pass of a job: the first one's pictures are enlarged and redone in part (A1111's "hires. fix").
+#[derive(Debug, Clone)]
+pub struct Hires {
+    /// Width of the finished pictures in pixels.
+    pub width: u32,
+    /// Their height.
+    pub height: u32,
+    /// How the first pass's result is enlarged.
+    pub upscaler: Upscaler,
+    /// Steps of the second pass's schedule, of which `strength` says how many are run.
+    pub steps: u32,
+    /// How much is redone, 0–1.
+    pub strength: f32,
+    /// The sampler's canonical name.
+    pub sampler: String,
+    /// The schedule's canonical name.
+    pub schedule: String,
+    /// The sampler's numbers.
+    pub sampling: sd_sampling::Options,
+    /// What to paint.
+    pub prompt: String,
+    /// What not to paint.
+    pub negative_prompt: String,
+    /// Classifier-free guidance.
+    pub guidance_scale: f32,
+}
+
+impl Hires {
+    /// The job that the second pass of `first` is.
+    pub fn pass(&self, first: &JobSpec) -> JobSpec {
+        JobSpec {
+            operation: Operation::Transform,
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            strength: self.strength,
+            sampler: self.sampler.clone(),
+            schedule: self.schedule.clone(),
+            sampling: self.sampling.clone(),
+            sigmas: None,
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            guidance_scale: self.guidance_scale,
+            edit: EditSpec { hires: None, ..first.edit.clone() },
+            ..first.clone()
+        }
+    }
 }
 
 /// Where the noise of a job comes from besides its seed, in A1111's terms.
@@ -57,6 +110,7 @@ impl JobSpec {
 
     /// Width and height of the finished pictures.
     pub fn finished_size(&self) -> (u32, u32) {
-        self.edit.trim.unwrap_or((self.width, self.height))
+        let second = self.edit.hires.as_ref().map(|h| (h.width, h.height));
+        self.edit.trim.or(second).unwrap_or((self.width, self.height))
     }
 }

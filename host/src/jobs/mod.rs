@@ -8,7 +8,7 @@ mod registry;
 mod sizes;
 mod spec;
 
-pub use edit::{EditSpec, NoiseSpec};
+pub use edit::{EditSpec, Hires, NoiseSpec};
 pub use events::{Event, EventRing};
 pub(crate) use job::timings_json;
 pub use job::{Job, JobId, JobState, Outcome, Picture, Snapshot, Timings};

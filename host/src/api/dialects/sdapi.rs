@@ -101,7 +101,7 @@ fn native(app: &App, given: &Map<String, Value>, from_picture: bool) -> Result<M
     let model = settings.and_then(|s| s.get("sd_model_checkpoint")).and_then(Value::as_str);
     fields.insert("model".into(), model.map_or_else(|| app.default_model(), checkpoint_name).into());
     unsupported(given)?;
-    sdapi_edit::native(given, &mut fields);
+    sdapi_edit::native(given, &mut fields, from_picture)?;
     if from_picture {
         picture(given, &mut fields)?;
     }
@@ -118,7 +118,6 @@ pub(crate) fn checkpoint_name(title: &str) -> String {
 fn unsupported(given: &Map<String, Value>) -> Result<(), ApiError> {
     let truth = |name: &str| given.get(name).and_then(Value::as_bool).unwrap_or(false);
     let faults: Vec<Fault> = [
-        (truth("enable_hr"), "enable_hr", "the second pass is not offered"),
         (truth("restore_faces"), "restore_faces", "face restoration is not offered"),
         (truth("tiling"), "tiling", "seamless tiling is not offered"),
         (
@@ -197,7 +196,7 @@ fn info(spec: &JobSpec, done: &Snapshot, from_picture: bool) -> Value {
         "steps": spec.steps, "batch_size": n, "restore_faces": false, "face_restoration_model": null,
         "sd_model_name": spec.model, "sd_model_hash": null, "sd_vae_name": null, "sd_vae_hash": null,
         "seed_resize_from_w": from_w, "seed_resize_from_h": from_h,
-        "denoising_strength": from_picture.then_some(spec.strength), "extra_generation_params": {}, "index_of_first_image": 0,
+        "denoising_strength": from_picture.then_some(spec.strength).or(spec.edit.hires.as_ref().map(|h| h.strength)), "extra_generation_params": {}, "index_of_first_image": 0,
         "infotexts": texts, "styles": [], "job_timestamp": "0", "clip_skip": spec.clip_skip.unwrap_or(1),
         "is_using_inpainting_conditioning": false, "version": concat!("sd-worker ", env!("CARGO_PKG_VERSION")),
     })

@@ -7,6 +7,7 @@ use crate::{
     },
     fault::Fault,
     names,
+    upscalers::BUILT_IN,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -59,13 +60,16 @@ fn aliases(entry: &Value) -> Value {
 
 /// `GET /sdapi/v1/upscalers`
 pub(crate) async fn upscalers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let none = json!({ "name": "None", "model_name": null, "model_path": null, "model_url": null, "scale": 4 });
-    Ok(json_ok(&json!([none])))
+    let entry =
+        |name: &str| json!({ "name": name, "model_name": null, "model_path": null, "model_url": null, "scale": 4 });
+    let built_in = BUILT_IN.iter().filter(|e| !e.is_latent()).map(|e| entry(e.label));
+    Ok(json_ok(&std::iter::once(entry("None")).chain(built_in).collect::<Vec<_>>().into()))
 }
 
 /// `GET /sdapi/v1/latent-upscale-modes`
 pub(crate) async fn latent_upscale_modes(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    Ok(json_ok(&json!([])))
+    let modes = BUILT_IN.iter().filter(|e| e.is_latent()).map(|e| json!({ "name": e.label }));
+    Ok(json_ok(&modes.collect::<Vec<_>>().into()))
 }
 
 /// `GET /sdapi/v1/embeddings`
