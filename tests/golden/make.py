@@ -30,6 +30,7 @@ def tasks():
     import prompts
     import samplers
     import singlefile
+    import upscalers
 
     table = {name: family_task(family) for name, family in families.FAMILIES.items()}
     table["emoji-sd"] = lambda args: goldens.bundled(args.bundled)
@@ -40,6 +41,7 @@ def tasks():
     table["samplers"] = lambda _args: samplers.write()
     table["prompts"] = lambda _args: prompts.write()
     table["clip"] = lambda _args: prompts.write_vocabulary()
+    table["upscalers"] = lambda _args: upscalers.write()
     table["noise"] = lambda _args: noise.write()
     return table
 

@@ -4,6 +4,7 @@ pub mod autoencoder;
 pub mod clip;
 pub mod embedding;
 pub mod resnet;
+pub mod rrdb;
 pub mod tiny;
 pub mod transformer;
 pub mod unet;

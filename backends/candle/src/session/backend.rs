@@ -3,6 +3,7 @@
 use super::{
     memory,
     model::{Loaded, Parts, plan},
+    upscale::{self, Enlarger, LoadedUpscaler},
 };
 use crate::{Error, Result, ops::Ops};
 use backend_api::{AbiError, Ctl, MemReport, ModelPlan, ModelSource, author};
@@ -14,6 +15,7 @@ pub struct CandleBackend {
     ops: Arc<dyn Ops>,
     pool: Arc<ThreadPool>,
     loaded: Mutex<Vec<Weak<Parts>>>,
+    upscalers: Mutex<Vec<Weak<Enlarger>>>,
 }
 
 impl CandleBackend {
@@ -22,7 +24,7 @@ impl CandleBackend {
         let builder =
             rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("sd-cpu-{i}"));
         let pool = builder.build().map_err(|e| Error::Operation(e.to_string()))?;
-        Ok(CandleBackend { ops, pool: Arc::new(pool), loaded: Mutex::new(Vec::new()) })
+        Ok(CandleBackend { ops, pool: Arc::new(pool), loaded: Mutex::default(), upscalers: Mutex::default() })
     }
 }
 
@@ -37,14 +39,25 @@ impl author::Backend for CandleBackend {
             report.weights += held.weights;
             report.scratch += held.scratch;
         }
+        let mut upscalers = self.upscalers.lock().unwrap_or_else(PoisonError::into_inner);
+        upscalers.retain(|enlarger| enlarger.strong_count() > 0);
+        for enlarger in upscalers.iter().filter_map(Weak::upgrade) {
+            report.weights += author::Model::memory(&LoadedUpscaler(enlarger)).weights;
+        }
         report
     }
 
     fn inspect(&self, source: &ModelSource) -> Result<ModelPlan, AbiError> {
-        Ok(plan(source)?)
+        Ok(if upscale::is_upscaler(source) { upscale::plan(source)? } else { plan(source)? })
     }
 
     fn load(&self, source: &ModelSource, ctl: &Ctl) -> Result<Box<dyn author::Model>, AbiError> {
+        if upscale::is_upscaler(source) {
+            let load = || Enlarger::load(source, self.ops.clone(), self.pool.clone(), ctl);
+            let enlarger = Arc::new(self.pool.install(load)?);
+            self.upscalers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&enlarger));
+            return Ok(Box::new(LoadedUpscaler(enlarger)));
+        }
         let load = || Parts::load(source, self.ops.clone(), self.pool.clone(), ctl);
         let parts = Arc::new(self.pool.install(load)?);
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&parts));

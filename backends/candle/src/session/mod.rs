@@ -8,6 +8,7 @@ mod memory;
 mod model;
 mod text;
 mod tiles;
+mod upscale;
 
 pub use backend::CandleBackend;
 pub use memory::system as system_memory;
