@@ -84,6 +84,8 @@ pub struct Settings {
     pub lanes: Option<usize>,
     /// When an idle model goes.
     pub idle_unload: Option<Duration>,
+    /// Most models on one device; `None` = as many as fit.
+    pub max_models: Option<usize>,
     /// How long running jobs may go on after the signal.
     pub patience: Duration,
     /// Whether the worker may be shut down over HTTP.
@@ -103,9 +105,15 @@ impl App {
         models.resolve(&model)?;
         let (device, lanes, report) = open_device(&settings)?;
         let queue = Arc::new(Queue::new(settings.queue_jobs));
-        let engine =
-            Engine::start(vec![(device, lanes)], queue.clone(), models.clone(), metrics.clone(), settings.idle_unload)
-                .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
+        let engine = Engine::start(
+            vec![(device, lanes)],
+            queue.clone(),
+            models.clone(),
+            metrics.clone(),
+            settings.idle_unload,
+            settings.max_models.unwrap_or(usize::MAX),
+        )
+        .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
         Ok(Arc::new(App {
             config: Config { worker_id: settings.worker_id, model: model.clone(), limits: settings.limits },
             queue,

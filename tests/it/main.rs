@@ -7,6 +7,7 @@ mod edit; // masks, sizes, outpainting, variations
 mod embeddings; // textual inversion
 mod hires; // second passes against two requests and against diffusers
 mod lifecycle; // cancel, disconnect, full queue, shutdown
+mod models; // several models on one device: which stay, which go
 mod parity; // whole pictures over HTTP against diffusers
 mod pictures; // what tests of pictures share
 mod readme; // the README's examples, word for word

@@ -7,13 +7,18 @@ use std::sync::Arc;
 
 /// `GET /v1/models`
 pub(crate) async fn list(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let data: Vec<Value> = {
+    let places = app.engine.places();
+    let mut data: Vec<Value> = {
         let app = app.clone();
         // The folders are read anew, so that a model copied in is seen at once.
         tokio::task::spawn_blocking(move || app.models.list_json(&app.default_model(), &app.engine.loaded_models()))
             .await
             .map_err(|_| crate::fault::Fault::internal("the models could not be listed"))?
     };
+    for entry in &mut data {
+        let here = places.iter().filter(|p| p.models.iter().any(|m| entry["id"] == m.as_str()));
+        entry["devices"] = here.map(|p| p.device.as_str()).collect();
+    }
     Ok(json_ok(&json!({ "object": "list", "data": data })))
 }
 

@@ -15,7 +15,8 @@ pub(crate) async fn health(_app: Arc<App>, _request: Request) -> Result<Response
 /// `GET /ready`
 pub(crate) async fn ready(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
     let state = app.readiness();
-    let body = json!({ "ready": state.ready, "state": state.state, "reason": state.reason, "model": app.engine.loaded_model() });
+    let body = json!({ "ready": state.ready, "state": state.state, "reason": state.reason,
+        "model": app.engine.loaded_model(), "models": app.engine.loaded_models() });
     if state.ready {
         return Ok(json_ok(&body));
     }
@@ -29,9 +30,9 @@ pub(crate) async fn info(app: Arc<App>, _request: Request) -> Result<Response, A
     let state = app.readiness();
     let devices: Vec<Value> = app
         .engine
-        .devices()
+        .places()
         .iter()
-        .map(|d| json!({ "device": d.label.as_ref(), "backend": d.backend.as_ref(), "model": d.loaded().map(|m| m.key) }))
+        .map(|p| json!({ "device": p.device, "backend": p.backend, "model": p.models.first(), "models": p.models }))
         .collect();
     Ok(json_ok(&json!({
         "id": app.config.worker_id, "implementation": "sd-worker", "version": env!("CARGO_PKG_VERSION"),

@@ -135,6 +135,7 @@ fn alone(args: &GenerateArgs, mut fields: Map<String, Value>, bar: &ProgressBar)
         call_limit: Duration::from_secs(3600),
         lanes: None,
         idle_unload: None,
+        max_models: None,
         patience: Duration::ZERO,
         may_shut_down: false,
     };

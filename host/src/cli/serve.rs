@@ -187,6 +187,7 @@ fn settings(args: &ServeArgs, tokens: &Tokens) -> Settings {
         call_limit: secs(args.call_limit_secs),
         lanes: args.lanes.map(|n| n as usize),
         idle_unload: (args.idle_unload_secs > 0).then(|| secs(args.idle_unload_secs)),
+        max_models: args.max_models.map(|n| n as usize),
         patience: secs(args.drain_secs),
         may_shut_down: !tokens.is_empty() || args.bind_addr.is_loopback(),
     }

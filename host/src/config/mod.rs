@@ -156,6 +156,10 @@ pub struct ServeArgs {
     /// Jobs that run at the same time on one device; their steps share calls. Without it: 1 on a CPU, 4 on a GPU
     #[arg(long, env = "SD_WORKER_LANES", value_parser = clap::value_parser!(u32).range(1..=16))]
     pub lanes: Option<u32>,
+    /// Most models that one device holds at the same time; the one unused for longest goes first. Without it: as many
+    /// as fit into its memory
+    #[arg(long, env = "SD_WORKER_MAX_MODELS", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_models: Option<u32>,
     /// Give a model's memory back after so many idle seconds; 0 keeps it
     #[arg(long, env = "SD_WORKER_IDLE_UNLOAD_SECS", default_value_t = 0)]
     pub idle_unload_secs: u32,

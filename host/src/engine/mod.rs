@@ -2,19 +2,25 @@
 //!
 //! A lane is a thread that runs one job at a time from start to end. It does the light work itself (noise, sampler
 //! arithmetic, PNG) and asks its device's thread for the heavy work. Several lanes of one device let jobs share calls.
+//! A device holds as many models as fit; a job holds a lease on each that it uses, and the one unused for longest makes
+//! room for another.
 
 mod canvas;
 mod device;
-mod gate;
 mod hires;
+mod mount;
 mod pictures;
 mod preview;
+mod room;
 mod run;
+mod session;
+mod shelf;
 mod tensor;
 mod text;
 mod tokens;
 
 pub use device::{Device, LoadProgress, LoadedModel};
+pub use session::{Enlarger, Session};
 pub(crate) use text::check as check_prompt;
 
 use crate::{
@@ -23,7 +29,9 @@ use crate::{
     library::Library,
     telemetry::{Metrics, Outcome as Ended, Stage},
 };
-use gate::Gate;
+use device::Task;
+use mount::{Mount, Want};
+use shelf::Source;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -37,12 +45,21 @@ use std::{
 /// How long a lane waits for a job before it looks after its device.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// A device and who uses its model.
+/// What a device is and holds, for people and programs.
+#[derive(Debug, Clone)]
+pub struct PlaceView {
+    /// A label such as `cpu` or `cuda:0`.
+    pub device: String,
+    /// The plugin's id.
+    pub backend: String,
+    /// The models on it, the one used last first.
+    pub models: Vec<String>,
+}
+
+/// A device with its models, as lanes work on it.
 #[derive(Debug)]
 struct Place {
-    device: Device,
-    gate: Gate,
-    last_used: Mutex<Instant>,
+    mount: Arc<Mount>,
 }
 
 /// All devices and their lanes.
@@ -61,18 +78,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts `lanes` lanes for each device.
+    /// Starts a number of lanes for each device, which holds at most `max_models` models.
     pub fn start(
         devices: Vec<(Device, usize)>,
         queue: Arc<Queue>,
         library: Arc<Library>,
         metrics: Arc<Metrics>,
         idle_unload: Option<Duration>,
+        max_models: usize,
     ) -> std::io::Result<Arc<Engine>> {
         let lanes: Vec<usize> = devices.iter().map(|(_, lanes)| *lanes).collect();
         let places = devices
             .into_iter()
-            .map(|(device, _)| Arc::new(Place { device, gate: Gate::default(), last_used: Mutex::new(Instant::now()) }))
+            .map(|(device, _)| Arc::new(Place { mount: Mount::new(device, max_models, metrics.clone()) }))
             .collect();
         let engine = Arc::new(Engine {
             places,
@@ -88,7 +106,7 @@ impl Engine {
         for (place, count) in engine.places.iter().zip(lanes) {
             for lane in 0..count {
                 let (engine_, place) = (engine.clone(), place.clone());
-                let name = format!("lane {lane} {}", place.device.label);
+                let name = format!("lane {lane} {}", place.mount.device.label);
                 let handle = std::thread::Builder::new().name(name).spawn(move || engine_.lane(&place))?;
                 engine.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
             }
@@ -98,17 +116,30 @@ impl Engine {
 
     /// The devices.
     pub fn devices(&self) -> Vec<Device> {
-        self.places.iter().map(|p| p.device.clone()).collect()
+        self.places.iter().map(|p| p.mount.device.clone()).collect()
     }
 
-    /// The model on the first device that has one.
+    /// What each device is and holds.
+    pub fn places(&self) -> Vec<PlaceView> {
+        let view = |p: &Arc<Place>| PlaceView {
+            device: p.mount.device.label.to_string(),
+            backend: p.mount.device.backend.to_string(),
+            models: p.mount.models(),
+        };
+        self.places.iter().map(view).collect()
+    }
+
+    /// The model used last on the first device that has one.
     pub fn loaded_model(&self) -> Option<String> {
-        self.places.iter().find_map(|p| p.device.loaded()).map(|m| m.key)
+        self.places.iter().find_map(|p| p.mount.models().into_iter().next())
     }
 
-    /// All loaded models.
+    /// All loaded models, each once.
     pub fn loaded_models(&self) -> Vec<String> {
-        self.places.iter().filter_map(|p| p.device.loaded()).map(|m| m.key).collect()
+        let mut all: Vec<String> = self.places.iter().flat_map(|p| p.mount.models()).collect();
+        let mut seen = std::collections::HashSet::new();
+        all.retain(|m| seen.insert(m.clone()));
+        all
     }
 
     /// Jobs on a device now.
@@ -123,7 +154,7 @@ impl Engine {
 
     /// Whether every device hangs.
     pub fn is_broken(&self) -> bool {
-        self.places.iter().all(|p| p.device.is_stuck())
+        self.places.iter().all(|p| p.mount.device.is_stuck())
     }
 
     /// Loads a model on the device that does least, outside any job. Blocks.
@@ -131,23 +162,18 @@ impl Engine {
         let place = self
             .places
             .iter()
-            .find(|p| p.device.loaded().is_some_and(|m| m.key == name))
-            .or_else(|| self.places.iter().min_by_key(|p| p.gate.users()))
+            .find(|p| p.mount.holds(name))
+            .or_else(|| self.places.iter().min_by_key(|p| p.mount.users()))
             .ok_or_else(|| Fault::new(FaultCode::NotReady, "there is no device"))?;
-        let never = Arc::new(AtomicBool::new(false));
-        let (loaded, _use) = self.ensure(place, name, &never, &(Arc::new(|_, _| ()) as LoadProgress))?;
-        Ok(loaded)
+        let quiet: LoadProgress = Arc::new(|_, _| ());
+        Ok(self.hold(place, name, &Arc::default(), &quiet)?.loaded.clone())
     }
 
     /// Gives a model's memory back. `false` when it was on no device; a fault while jobs use it.
     pub fn unload_model(&self, name: &str) -> Result<bool, Fault> {
         let mut found = false;
-        for place in self.places.iter().filter(|p| p.device.loaded().is_some_and(|m| m.key == name)) {
-            let Some(_alone) = place.gate.try_alone() else {
-                return Err(Fault::new(FaultCode::Conflict, "jobs use this model; wait for them or cancel them"));
-            };
-            place.device.unload()?;
-            found = true;
+        for place in &self.places {
+            found |= place.mount.take_down(name)?;
         }
         Ok(found)
     }
@@ -172,24 +198,22 @@ impl Engine {
 
     fn lane(&self, place: &Place) {
         while !self.stop.load(Ordering::Acquire) {
-            if place.device.is_stuck() {
+            if place.mount.device.is_stuck() {
                 std::thread::sleep(IDLE);
                 continue;
             }
-            let loaded = place.device.loaded().map(|m| m.key);
-            let Some(job) = self.queue.pop(loaded.as_deref(), IDLE) else {
-                self.unload_idle(place);
-                continue;
-            };
+            if let Some(limit) = self.idle_unload {
+                place.mount.take_down_idle(limit);
+            }
+            let Some(job) = self.queue.pop(&|model| place.mount.holds(model), IDLE) else { continue };
             self.running.fetch_add(1, Ordering::AcqRel);
             self.run(place, &job);
             self.running.fetch_sub(1, Ordering::AcqRel);
-            *place.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
 
     fn run(&self, place: &Place, job: &Arc<Job>) {
-        if !job.start(&place.device.label) {
+        if !job.start(&place.mount.device.label) {
             return;
         }
         let since = Instant::now();
@@ -209,14 +233,14 @@ impl Engine {
         tracing::info!(job_id = %job.id, outcome = label, seconds = took.as_secs_f64(), "job ended");
         if let Outcome::Failed(fault) = &outcome {
             tracing::warn!(job_id = %job.id, code = fault.code.as_str(), message = %fault.message, "job failed");
-            // After a caught panic the session refuses everything: the next job gets a fresh one.
-            if matches!(
-                fault.code,
-                FaultCode::BackendPanic | FaultCode::BackendDied | FaultCode::OutOfMemory | FaultCode::BackendError
-            ) && let Some(_alone) = place.gate.try_alone()
-                && let Err(fault) = place.device.unload()
-            {
-                tracing::warn!(code = fault.code.as_str(), "the model could not be dropped after a fault");
+            match fault.code {
+                // With its process every model is gone.
+                FaultCode::BackendDied | FaultCode::BackendHung => place.mount.retire(None),
+                // After a caught panic the session refuses everything: the next job gets a fresh one.
+                FaultCode::BackendPanic | FaultCode::OutOfMemory | FaultCode::BackendError => {
+                    place.mount.retire(Some(&job.spec.model));
+                }
+                _ => {}
             }
         }
         if matches!(outcome, Outcome::Complete) {
@@ -254,89 +278,34 @@ impl Engine {
         }
     }
 
-    /// Makes sure that a model is on the device, and keeps it there while the guard lives.
-    fn ensure<'p>(
-        &self,
-        place: &'p Place,
-        name: &str,
-        stop: &Arc<AtomicBool>,
-        progress: &LoadProgress,
-    ) -> Result<(LoadedModel, gate::Use<'p>), Fault> {
-        loop {
-            if stop.load(Ordering::Acquire) {
-                return Err(Fault::cancelled());
-            }
-            let shared = place.gate.enter();
-            if let Some(loaded) = place.device.loaded().filter(|m| m.key == name) {
-                return Ok((loaded, shared));
-            }
-            drop(shared);
-            // Checked before the present model goes: a broken one must not cost the one that serves.
-            let resolved = self.library.resolve(name)?;
-            let Some(_alone) = place.gate.alone(Duration::from_millis(200)) else { continue };
-            if place.device.loaded().is_some_and(|m| m.key == name) {
-                continue;
-            }
-            self.swap(place, name, &resolved, stop, progress)?;
-        }
-    }
-
-    /// Loads a model in place of another. When that fails the other one comes back.
-    fn swap(
+    /// Makes sure that a model is on the device, and keeps it there while the session lives.
+    fn hold(
         &self,
         place: &Place,
         name: &str,
-        resolved: &crate::library::Resolved,
         stop: &Arc<AtomicBool>,
         progress: &LoadProgress,
-    ) -> Result<(), Fault> {
-        let before = place.device.loaded().map(|m| m.key);
-        let since = Instant::now();
-        tracing::info!(model = name, device = %place.device.label, replaces = before.as_deref(), "loading a model");
-        let outcome = place.device.load(name, resolved.source(), progress.clone(), stop);
-        self.metrics.model_swap(outcome.is_ok());
-        match outcome {
-            Ok(loaded) => {
-                self.metrics.model_loaded(name, &resolved.model.fingerprint, since.elapsed());
-                tracing::info!(
-                    model = name,
-                    seconds = since.elapsed().as_secs_f64(),
-                    weights_bytes = loaded.memory.weights,
-                    "model loaded"
-                );
-                Ok(())
-            }
-            Err(fault) => {
-                tracing::warn!(model = name, code = fault.code.as_str(), message = %fault.message, "model not loaded");
-                if let Some(old) = before
-                    && let Ok(resolved) = self.library.resolve(&old)
-                {
-                    let never = Arc::new(AtomicBool::new(false));
-                    match place.device.load(&old, resolved.source(), Arc::new(|_, _| ()), &never) {
-                        Ok(_) => tracing::info!(model = old, "the model that served before is back"),
-                        Err(again) => tracing::error!(
-                            model = old,
-                            code = again.code.as_str(),
-                            "the model that served before did not come back"
-                        ),
-                    }
-                }
-                Err(fault)
-            }
-        }
+    ) -> Result<Session, Fault> {
+        let mut all = self.hold_all(place, &[name], stop, progress)?;
+        all.pop().ok_or_else(|| Fault::internal("no model came"))
     }
 
-    fn unload_idle(&self, place: &Place) {
-        let Some(limit) = self.idle_unload else { return };
-        let idle = place.last_used.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        if idle > limit
-            && let Some(loaded) = place.device.loaded()
-            && let Some(_alone) = place.gate.try_alone()
-        {
-            tracing::info!(model = loaded.key, "idle; giving the model's memory back");
-            if let Err(fault) = place.device.unload() {
-                tracing::warn!(code = fault.code.as_str(), "the idle model could not be dropped");
-            }
-        }
+    /// The same for several models that one job needs at the same time. Whoever holds a session must not ask for more.
+    fn hold_all(
+        &self,
+        place: &Place,
+        names: &[&str],
+        stop: &Arc<AtomicBool>,
+        progress: &LoadProgress,
+    ) -> Result<Vec<Session>, Fault> {
+        let finders: Vec<_> = names.iter().map(|name| || self.source(name)).collect();
+        let wants: Vec<Want<'_>> =
+            names.iter().zip(&finders).map(|(key, find)| Want { key, task: Task::Diffusion, find }).collect();
+        place.mount.hold(&wants, stop, progress)?.into_iter().map(Session::new).collect()
+    }
+
+    fn source(&self, name: &str) -> Result<Source, Fault> {
+        let resolved = self.library.resolve(name)?;
+        Ok(Source { files: resolved.source(), fingerprint: resolved.model.fingerprint.clone() })
     }
 }

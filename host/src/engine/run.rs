@@ -3,9 +3,10 @@
 use super::{
     Engine, Place,
     canvas::Canvas,
-    device::{Device, LoadProgress, LoadedModel},
+    device::{LoadProgress, LoadedModel},
     hires::Second,
     pictures, preview,
+    session::Session,
     tensor::{Extra, Item, Latents},
     text::{self, Encoded},
 };
@@ -41,7 +42,7 @@ const NARRATE_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Run<'a> {
     pub(super) job: &'a Arc<Job>,
     pub(super) spec: &'a JobSpec,
-    pub(super) device: &'a Device,
+    pub(super) device: &'a Session,
     pub(super) model: &'a Resolved,
     pub(super) loaded: &'a LoadedModel,
     /// Words that stand for learned vectors.
@@ -149,23 +150,24 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
             );
         }
     });
-    let (loaded, _use) = engine.ensure(place, &spec.model, &stop, &progress)?;
+    let session = engine.hold(place, &spec.model, &stop, &progress)?;
     let model = engine.library.lookup(&spec.model)?;
     job.time(|t| t.load = began.elapsed());
     let run = Run {
         job,
         spec,
-        device: &place.device,
+        device: &session,
         model: &model,
-        loaded: &loaded,
+        loaded: &session.loaded,
         embeddings: engine.library.embeddings(&model),
         stop,
         deadline: began + spec.timeout,
         images: 0..spec.n as usize,
         pass: Pass::First,
     };
-    if [spec.width, spec.height].iter().any(|side| side % loaded.desc.vae_factor.max(1) != 0) {
-        return Err(Fault::field("width", format!("width and height must be multiples of {}", loaded.desc.vae_factor)));
+    let factor = run.loaded.desc.vae_factor.max(1);
+    if [spec.width, spec.height].iter().any(|side| side % factor != 0) {
+        return Err(Fault::field("width", format!("width and height must be multiples of {factor}")));
     }
     run.check()?;
     draw(&run)

@@ -1,6 +1,6 @@
 //! Tokens that were added to a loaded model for textual inversions. They go with the model.
 
-use super::device::Device;
+use super::session::Session;
 use crate::{
     embeddings::Embeddings,
     fault::{Fault, FaultCode},
@@ -27,7 +27,7 @@ pub(super) struct AddedTokens(Mutex<Book>);
 
 impl AddedTokens {
     /// The first id of an embedding at each encoder. Its vectors are sent to the device the first time.
-    pub(super) fn ids(&self, device: &Device, embeddings: &Embeddings, name: &str) -> Result<Vec<u32>, Fault> {
+    pub(super) fn ids(&self, device: &Session, embeddings: &Embeddings, name: &str) -> Result<Vec<u32>, Fault> {
         let all = embeddings.vectors(name)?;
         let count = embeddings.find(name).map_or(0, sd_models::Embedding::vectors);
         // By content, so that a file that was changed on disk is another embedding.

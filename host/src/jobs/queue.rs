@@ -88,8 +88,8 @@ impl Queue {
         Ok(position)
     }
 
-    /// Waits for a job. `loaded` names the model this device holds. `None` after `wait`, or when the queue is closed.
-    pub fn pop(&self, loaded: Option<&str>, wait: Duration) -> Option<Arc<Job>> {
+    /// Waits for a job. `loaded` says whether this device holds a model. `None` after `wait`, or when the queue is closed.
+    pub fn pop(&self, loaded: &dyn Fn(&str) -> bool, wait: Duration) -> Option<Arc<Job>> {
         let until = Instant::now() + wait;
         let mut inner = self.lock();
         loop {
@@ -151,16 +151,15 @@ impl Inner {
         self.waiting.retain(|j| j.state() == JobState::Queued);
     }
 
-    fn choose(&mut self, loaded: Option<&str>) -> Option<Arc<Job>> {
+    fn choose(&mut self, loaded: &dyn Fn(&str) -> bool) -> Option<Arc<Job>> {
         let top = self.waiting.iter().map(|j| j.spec.priority).max()?;
         let turn = |j: &Arc<Job>| self.served.get(&j.owner).copied().unwrap_or(0);
         let candidates = || self.waiting.iter().enumerate().filter(|(_, j)| j.spec.priority == top);
         let fair = candidates().min_by_key(|(i, j)| (turn(j), *i)).map(|(i, _)| i)?;
         let oldest_waits = self.waiting[fair].created_at.elapsed();
-        let same_model = loaded.filter(|m| self.waiting[fair].spec.model != **m).and_then(|m| {
-            candidates().filter(|(_, j)| j.spec.model == m).min_by_key(|(i, j)| (turn(j), *i)).map(|(i, _)| i)
-        });
-        let chosen = match same_model {
+        let at_hand = || candidates().filter(|(_, j)| loaded(&j.spec.model)).min_by_key(|(i, j)| (turn(j), *i));
+        let at_hand = if loaded(&self.waiting[fair].spec.model) { None } else { at_hand().map(|(i, _)| i) };
+        let chosen = match at_hand {
             Some(other) if self.skips < MAX_SKIPS && oldest_waits < MAX_SKIP_AGE => {
                 self.skips += 1;
                 other

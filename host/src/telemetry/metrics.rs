@@ -137,7 +137,7 @@ impl Metrics {
             stage_duration: histograms(r, "stage_duration_seconds", "One stage of a job.", SHORT, &["stage"])?,
             images_total: counter(r, "images_total", "Pictures made.")?,
             load_duration: histogram(r, "model_load_duration_seconds", "Loading a model.", LONG)?,
-            loaded: gauges(r, "model_loaded_info", "1 for each model in memory.", &["model", "hash"])?,
+            loaded: gauges(r, "model_loaded_info", "On how many devices each model is in memory.", &["model", "hash"])?,
             swaps: counters(r, "model_swaps_total", "Changes of the loaded model.", &["outcome"])?,
             device_memory: gauges(r, "device_memory_bytes", "Memory of a device.", &["device", "state"])?,
             sse_streams: gauge(r, "sse_streams", "Event streams open.")?,
@@ -217,13 +217,18 @@ impl Metrics {
     /// A model was loaded in `time`.
     pub fn model_loaded(&self, model: &str, hash: &str, time: Duration) {
         self.load_duration.observe(time.as_secs_f64());
-        self.loaded.with_label_values(&[self.model_label(model), hash]).set(1);
+        self.loaded.with_label_values(&[self.model_label(model), hash]).inc();
     }
 
     /// A model was dropped.
     pub fn model_unloaded(&self, model: &str, hash: &str) {
-        // It is not there if it was never loaded: nothing to remove then.
-        let _ = self.loaded.remove_label_values(&[self.model_label(model), hash]);
+        let labels = [self.model_label(model), hash];
+        let gauge = self.loaded.with_label_values(&labels);
+        gauge.dec();
+        if gauge.get() <= 0 {
+            // Just made or found, so that it is there to be removed.
+            let _ = self.loaded.remove_label_values(&labels);
+        }
     }
 
     /// The loaded model changed, or could not be changed.

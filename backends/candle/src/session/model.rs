@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     config::{self, ClipConfig, TinyConfig, UnetConfig, VaeConfig},
     models::{Builder, autoencoder::Autoencoder, clip::Clip, tiny::TinyDecoder, unet::Unet},
-    ops::Ops,
+    ops::{Ops, cpu::GiveBack},
     weights::{Part, Progress, Vars},
 };
 use backend_api::{
@@ -31,6 +31,8 @@ pub(crate) struct Parts {
     weights: u64,
     /// Bytes that sessions hold.
     pub(crate) scratch: AtomicU64,
+    /// Last: when it is dropped, all else has been.
+    _memory: GiveBack,
 }
 
 /// The configs of a diffusion model.
@@ -145,7 +147,19 @@ impl Parts {
         };
         let encoder_roles = roles.into_iter().take(encoders.len()).collect();
         let scratch = AtomicU64::new(0);
-        Ok(Parts { ops, pool, encoders, encoder_roles, unet, vae, tiny, pooled_width, weights, scratch })
+        Ok(Parts {
+            ops,
+            pool,
+            encoders,
+            encoder_roles,
+            unet,
+            vae,
+            tiny,
+            pooled_width,
+            weights,
+            scratch,
+            _memory: GiveBack,
+        })
     }
 
     /// The extra tensors that every item brings, in the order of the denoiser's channels first.

@@ -32,6 +32,7 @@ use backend_api::{
     PluginInfo, Stage, Task, UpscalerDesc,
     abi_stable::std_types::{RString, RVec},
     author::{self, log},
+    find,
 };
 use options::Options;
 use std::time::{Duration, Instant};
@@ -61,13 +62,17 @@ impl author::Plugin for Gauss {
 
     fn open(hardware: &HwDevice, options: &[Param], _: HostRef) -> Result<Box<dyn author::Backend>, AbiError> {
         log::debug("gauss", "opened");
-        Ok(Box::new(Device { total: hardware.mem_total, options: options.to_vec() }))
+        let total = match find(options, "total_bytes") {
+            Some(text) => text.parse().map_err(|_| AbiError::invalid("option `total_bytes` must be a whole number"))?,
+            None => hardware.mem_total,
+        };
+        Ok(Box::new(Device { total, options: options.to_vec() }))
     }
 }
 
 struct Device {
     total: u64,
-    /// What was given to `open`; a model's own options win.
+    /// What was given to `open`; a model's own options win. `total_bytes` makes the device as small as wanted.
     options: Vec<Param>,
 }
 

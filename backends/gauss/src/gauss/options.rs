@@ -83,8 +83,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads the config of role `gauss`; `step_ms`, `load_ms` and `decode_ms` may also stand in the model's options or
-    /// in those given to `open`.
+    /// Reads the config of role `gauss`; `step_ms`, `load_ms`, `decode_ms` and `weight_bytes` may also stand in the
+    /// model's options or in those given to `open`.
     pub(crate) fn read(source: &ModelSource, opened: &[Param]) -> Result<Self, AbiError> {
         let mut options: Options = match find(&source.configs, ROLE) {
             Some(text) => serde_json::from_str(text)
@@ -95,11 +95,11 @@ impl Options {
             ("step_ms", &mut options.step_ms),
             ("load_ms", &mut options.load_ms),
             ("decode_ms", &mut options.decode_ms),
+            ("weight_bytes", &mut options.weight_bytes),
         ] {
             if let Some(text) = find(&source.options, key).or_else(|| find(opened, key)) {
-                *slot = text
-                    .parse()
-                    .map_err(|_| AbiError::invalid(format!("option `{key}` must be a whole number of milliseconds")))?;
+                *slot =
+                    text.parse().map_err(|_| AbiError::invalid(format!("option `{key}` must be a whole number")))?;
             }
         }
         options.check()

@@ -1,0 +1,286 @@
+//! One opened backend in service: its device, the models on it, and how they come and go.
+
+use super::{
+    device::{Call, Device, LoadProgress, ModelId, Reply, Task},
+    room,
+    shelf::{Entry, Shelf, Source},
+};
+use crate::{
+    fault::{Fault, FaultCode},
+    telemetry::Metrics,
+};
+use backend_api::ModelPlan;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// A wish for a model.
+pub(super) struct Want<'a> {
+    /// The catalogue name.
+    pub(super) key: &'a str,
+    /// What for.
+    pub(super) task: Task,
+    /// Looks the model up on disk. Asked before anything that serves goes: a broken model must not cost another.
+    pub(super) find: &'a dyn Fn() -> Result<Source, Fault>,
+}
+
+/// A device and its models.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) device: Device,
+    shelf: Shelf,
+    max_models: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// A model that stays on its device while this lives.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) entry: Entry,
+    mount: Arc<Mount>,
+}
+
+impl Lease {
+    /// Calls the model.
+    pub(super) fn call<T>(&self, stop: Option<&AtomicBool>, make: impl FnOnce(Reply<T>) -> Call) -> Result<T, Fault> {
+        self.mount.device.call(self.entry.id, stop, make)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.mount.shelf.release(self.entry.id) {
+            self.mount.device.forget(self.entry.id);
+        }
+    }
+}
+
+impl Mount {
+    pub(super) fn new(device: Device, max_models: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Mount { device, shelf: Shelf::default(), max_models, metrics })
+    }
+
+    /// The names of its models, the one used last first.
+    pub(super) fn models(&self) -> Vec<String> {
+        self.shelf.entries().into_iter().map(|e| e.key).collect()
+    }
+
+    /// Whether a model is here for denoising.
+    pub(super) fn holds(&self, key: &str) -> bool {
+        self.shelf.has(key, Task::Diffusion)
+    }
+
+    /// How many times its models are held.
+    pub(super) fn users(&self) -> usize {
+        self.shelf.users()
+    }
+
+    /// Makes sure that all these models are on the device, and keeps them there while the leases live.
+    ///
+    /// A job that needs several asks for all of them here: while it waits for room it holds none, so that two jobs
+    /// cannot wait for each other. Whoever holds a lease must not call this again.
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        wants: &[Want<'_>],
+        stop: &Arc<AtomicBool>,
+        progress: &LoadProgress,
+    ) -> Result<Vec<Lease>, Fault> {
+        if wants.len() > self.max_models {
+            let text = format!(
+                "the job needs {} models at the same time, and this worker holds at most {}; see --max-models",
+                wants.len(),
+                self.max_models
+            );
+            return Err(Fault::new(FaultCode::Unsupported, text).about("model"));
+        }
+        let mut hungry = None;
+        loop {
+            let mut held: Vec<Lease> = Vec::with_capacity(wants.len());
+            let mut missing = None;
+            for want in wants {
+                let first = hungry.is_some() || !held.is_empty();
+                match self.shelf.hold(want.key, want.task, first, stop) {
+                    Some(entry) => held.push(Lease { entry, mount: self.clone() }),
+                    None => {
+                        missing = Some(want);
+                        break;
+                    }
+                }
+            }
+            if stop.load(Ordering::Acquire) {
+                return Err(Fault::cancelled());
+            }
+            let Some(want) = missing else { return Ok(held) };
+            let source = Arc::new((want.find)()?);
+            let Some(turn) = self.shelf.turn(stop) else { return Err(Fault::cancelled()) };
+            if self.shelf.has(want.key, want.task) {
+                continue;
+            }
+            let plan = self.device.inspect(&source.files)?;
+            let mut evicted = Vec::new();
+            if self.make_room(&plan, &held, &mut evicted)? {
+                self.load(want, source, &plan, evicted, stop, progress)?;
+                continue;
+            }
+            // Others hold what would have to go. Nothing is held while waiting for them.
+            drop(turn);
+            drop(held);
+            hungry.get_or_insert_with(|| self.shelf.hunger());
+            self.shelf.pause();
+        }
+    }
+
+    /// Takes models down until one more fits. `false` when others hold what is in the way.
+    fn make_room(&self, plan: &ModelPlan, held: &[Lease], evicted: &mut Vec<Entry>) -> Result<bool, Fault> {
+        let mine: Vec<ModelId> = held.iter().map(|l| l.entry.id).collect();
+        loop {
+            let entries = self.shelf.entries();
+            let counted = entries.len() < self.max_models;
+            if counted && room::fits(plan, &self.device.memory()?, &entries) {
+                return Ok(true);
+            }
+            match self.shelf.take_oldest() {
+                Some(old) => {
+                    tracing::info!(model = old.key, device = %self.device.label, "making room: taking a model down");
+                    self.unload(&old)?;
+                    evicted.push(old);
+                }
+                // With nothing else left an estimate is no reason to refuse: the backend itself knows.
+                None => return Ok(counted && self.shelf.is_all_mine(&mine)),
+            }
+        }
+    }
+
+    /// Loads a model. When that fails, what went for it comes back.
+    fn load(
+        &self,
+        want: &Want<'_>,
+        source: Arc<Source>,
+        plan: &ModelPlan,
+        mut evicted: Vec<Entry>,
+        stop: &Arc<AtomicBool>,
+        progress: &LoadProgress,
+    ) -> Result<(), Fault> {
+        tracing::info!(model = want.key, device = %self.device.label, "loading a model");
+        let outcome = loop {
+            let outcome = self.bring(want.key, want.task, &source, room::working(plan), stop, progress);
+            let short = outcome.as_ref().is_err_and(|f| f.code == FaultCode::OutOfMemory);
+            let Some(old) = short.then(|| self.shelf.take_oldest()).flatten() else { break outcome };
+            tracing::info!(model = old.key, device = %self.device.label, "out of memory: taking a model down");
+            self.unload(&old)?;
+            evicted.push(old);
+        };
+        self.metrics.model_swap(outcome.is_ok());
+        if let Err(fault) = &outcome {
+            tracing::warn!(model = want.key, code = fault.code.as_str(), message = %fault.message, "model not loaded");
+            // With a dead process everything in it is gone, and comes back when it is asked for.
+            if fault.code != FaultCode::BackendDied && fault.code != FaultCode::BackendHung {
+                self.bring_back(evicted);
+            }
+        }
+        outcome
+    }
+
+    fn bring(
+        &self,
+        key: &str,
+        task: Task,
+        source: &Arc<Source>,
+        working: u64,
+        stop: &Arc<AtomicBool>,
+        progress: &LoadProgress,
+    ) -> Result<(), Fault> {
+        let (since, id) = (Instant::now(), ModelId::fresh());
+        let (desc, memory) = self.device.load(id, task, &source.files, progress.clone(), stop)?;
+        self.metrics.model_loaded(key, &source.fingerprint, since.elapsed());
+        tracing::info!(
+            model = key,
+            device = %self.device.label,
+            seconds = since.elapsed().as_secs_f64(),
+            weights_bytes = memory.weights,
+            "model loaded"
+        );
+        self.shelf.put(Entry {
+            id,
+            key: key.to_owned(),
+            task,
+            desc,
+            memory,
+            working,
+            tokens: Arc::default(),
+            source: source.clone(),
+        });
+        self.measure();
+        Ok(())
+    }
+
+    /// Loads again what had been taken down in vain, the one used last first.
+    fn bring_back(&self, evicted: Vec<Entry>) {
+        let quiet: LoadProgress = Arc::new(|_, _| ());
+        for old in evicted.into_iter().rev() {
+            match self.bring(&old.key, old.task, &old.source, old.working, &Arc::default(), &quiet) {
+                Ok(()) => tracing::info!(model = old.key, "the model that served before is back"),
+                Err(fault) => {
+                    tracing::error!(
+                        model = old.key,
+                        code = fault.code.as_str(),
+                        "the model that served before did not come back"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Drops a model that was taken from the shelf.
+    fn unload(&self, gone: &Entry) -> Result<(), Fault> {
+        self.metrics.model_unloaded(&gone.key, &gone.source.fingerprint);
+        self.device.unload(gone.id)?;
+        self.measure();
+        Ok(())
+    }
+
+    /// Takes a model down by name. `false` when it is not here; a fault while jobs hold it.
+    pub(super) fn take_down(&self, key: &str) -> Result<bool, Fault> {
+        let gone = self
+            .shelf
+            .take(key)
+            .map_err(|()| Fault::new(FaultCode::Conflict, "jobs use this model; wait for them or cancel them"))?;
+        gone.iter().try_for_each(|entry| self.unload(entry))?;
+        Ok(!gone.is_empty())
+    }
+
+    /// Takes down what nobody has used for so long.
+    pub(super) fn take_down_idle(&self, limit: Duration) {
+        for gone in self.shelf.take_idle(limit) {
+            tracing::info!(model = gone.key, device = %self.device.label, "idle; giving the model's memory back");
+            if let Err(fault) = self.unload(&gone) {
+                tracing::warn!(code = fault.code.as_str(), "the idle model could not be dropped");
+            }
+        }
+    }
+
+    /// Lets no further job have a model that failed; all of them without a name. Each goes with the last that holds it.
+    pub(super) fn retire(&self, key: Option<&str>) {
+        for (gone, free) in self.shelf.retire(|e| key.is_none_or(|key| e.key == key)) {
+            self.metrics.model_unloaded(&gone.key, &gone.source.fingerprint);
+            if free {
+                self.device.forget(gone.id);
+            }
+        }
+    }
+
+    /// Shows the device's memory in the figures.
+    fn measure(&self) {
+        let Ok(memory) = self.device.memory() else { return };
+        let weights = self.shelf.entries().iter().map(|e| e.memory.weights).sum();
+        let used = memory.device_total.saturating_sub(memory.device_free);
+        for (state, bytes) in [("used", used), ("free", memory.device_free), ("model", weights)] {
+            self.metrics.device_memory(&self.device.label, state, bytes);
+        }
+    }
+}
