@@ -6,6 +6,7 @@ use crate::{
     app::{App, Settings},
     config::Limits,
     fault::{Fault, FaultCode},
+    jobs::Follower,
     server::body::BodyBudget,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -99,23 +100,26 @@ fn file(path: &Path) -> Result<Value, Fault> {
     Ok(json!(STANDARD.encode(bytes)))
 }
 
-/// Shows an event; answers the pictures' base64 at the end.
-fn show(event: &Value, bar: &ProgressBar) -> Result<bool, Fault> {
+/// Shows an event.
+fn show(event: &Value, bar: &ProgressBar) {
     match event["event"].as_str() {
         Some("progress") => {
             bar.set_length(event["total"].as_u64().unwrap_or(0));
             bar.set_position(event["step"].as_u64().unwrap_or(0));
         }
         Some("narration") => bar.set_message(event["human"].as_str().unwrap_or_default().to_owned()),
-        Some("complete") => return Ok(true),
-        Some("cancelled") => return Err(Fault::cancelled()),
-        Some("error") => {
-            let text = event["message"].as_str().unwrap_or("the job failed");
-            return Err(Fault::internal(text));
-        }
         _ => {}
     }
-    Ok(false)
+}
+
+/// Whether an event is the job's good end. Errors: its bad one.
+fn is_end(event: &Value) -> Result<bool, Fault> {
+    match event["event"].as_str() {
+        Some("complete") => Ok(true),
+        Some("cancelled") => Err(Fault::cancelled()),
+        Some("error") => Err(Fault::internal(event["message"].as_str().unwrap_or("the job failed"))),
+        _ => Ok(false),
+    }
 }
 
 /// Draws in this process.
@@ -149,21 +153,10 @@ fn alone(args: &GenerateArgs, mut fields: Map<String, Value>, bar: &ProgressBar)
         .map_err(|e| Fault::internal(format!("the runtime could not be started: {e}")))?;
     let outcome = runtime.block_on(async {
         let job = api::submit(&app, fields).await?;
-        let mut newest = job.events.subscribe();
-        let mut cursor = 0;
-        loop {
-            newest.borrow_and_update();
-            for event in job.events.after(cursor, usize::MAX) {
-                cursor = event.id;
-                let event: Value = serde_json::from_str(&event.json).unwrap_or_default();
-                if show(&event, bar)? {
-                    return Ok(job.snapshot().pictures.iter().map(|p| (p.bytes.to_vec(), p.seed)).collect());
-                }
-            }
-            if newest.changed().await.is_err() {
-                return Err(Fault::internal("the job was lost"));
-            }
-        }
+        let done = Follower::new(job, 0)
+            .outcome(|event| show(&serde_json::from_str(&event.json).unwrap_or_default(), bar))
+            .await?;
+        Ok(done.pictures.iter().map(|p| (p.bytes.to_vec(), p.seed)).collect())
     });
     app.finish(Duration::from_secs(5));
     outcome
@@ -208,7 +201,8 @@ fn remote(
         }
         let Some(json) = line.trim_end().strip_prefix("data: ").filter(|l| l.starts_with('{')) else { continue };
         let event: Value = serde_json::from_str(json).unwrap_or_default();
-        if !show(&event, bar)? {
+        show(&event, bar);
+        if !is_end(&event)? {
             continue;
         }
         let mut pictures = Vec::new();

@@ -2,6 +2,7 @@
 
 mod edit;
 mod events;
+mod follower;
 mod job;
 mod queue;
 mod registry;
@@ -10,6 +11,7 @@ mod spec;
 
 pub use edit::{EditSpec, Hires, NoiseSpec};
 pub use events::{Event, EventRing};
+pub use follower::Follower;
 pub(crate) use job::timings_json;
 pub use job::{Job, JobId, JobState, Outcome, Picture, Snapshot, Timings};
 pub use queue::{Queue, QueueError};

@@ -4,6 +4,7 @@
 
 /// The values of one half of the guidance, in pixels. Pairs are (height, width) and (top, left).
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(test, derive(Default))]
 pub struct Sizes {
     /// The training picture's size before it was cropped.
     pub original: [f32; 2],
@@ -17,6 +18,7 @@ pub struct Sizes {
 
 /// The values for the prompt and for the negative prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(test, derive(Default))]
 pub struct SizeIds {
     /// With the prompt.
     pub positive: Sizes,

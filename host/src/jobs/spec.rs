@@ -6,8 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 /// The kind of work. The text forms are the hive's operation names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(Default))]
 pub enum Operation {
     /// Text to picture.
+    #[cfg_attr(test, default)]
     Generation,
     /// Picture and text to picture.
     Transform,
@@ -121,6 +123,7 @@ pub struct MaskSpec {
 
 /// A job's request.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(Default))]
 pub struct JobSpec {
     /// The kind of work.
     pub operation: Operation,

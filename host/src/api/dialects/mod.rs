@@ -11,28 +11,9 @@ pub(crate) mod sdapi_lists;
 pub(crate) mod sdapi_state;
 
 use super::{App, http::ApiError, jobs};
-use crate::{
-    fault::Fault,
-    jobs::{Event, Job, JobState, Snapshot},
-};
+use crate::jobs::Follower;
 use serde_json::{Map, Value};
 use std::sync::Arc;
-
-/// A reader of a job; with the job's own policy, the last one to go takes the job along.
-pub(crate) struct Reading(pub(crate) Arc<Job>);
-
-impl Reading {
-    pub(crate) fn of(job: Arc<Job>) -> Self {
-        job.reader_joined();
-        Reading(job)
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.reader_left();
-    }
-}
 
 /// Sends a job whose answer the client waits for. When the client goes away nobody will fetch the result: the job goes too.
 pub(crate) async fn submit(
@@ -40,35 +21,9 @@ pub(crate) async fn submit(
     mut fields: Map<String, Value>,
     caller: String,
     request_id: &str,
-) -> Result<Reading, ApiError> {
+) -> Result<Follower, ApiError> {
     fields.insert("on_disconnect".to_owned(), "cancel".into());
-    jobs::submit(app, fields, caller, None, request_id).await.map(Reading::of)
-}
-
-/// Waits for the end, handing each event to `watch`.
-pub(crate) async fn wait(reading: &Reading, mut watch: impl FnMut(&Event)) -> Result<Snapshot, ApiError> {
-    let job = &reading.0;
-    let mut newest = job.events.subscribe();
-    let mut cursor = 0;
-    loop {
-        newest.borrow_and_update();
-        for event in job.events.after(cursor, usize::MAX) {
-            cursor = event.id;
-            watch(&event);
-            if event.terminal {
-                let snapshot = job.snapshot();
-                return match (snapshot.state, snapshot.fault.clone()) {
-                    (JobState::Completed, _) => Ok(snapshot),
-                    (JobState::Cancelled, _) => Err(Fault::cancelled().into()),
-                    (_, Some(fault)) => Err(fault.into()),
-                    _ => Err(Fault::internal("the job ended without a reason").into()),
-                };
-            }
-        }
-        if newest.changed().await.is_err() {
-            return Err(Fault::internal("the job was lost").into());
-        }
-    }
+    jobs::submit(app, fields, caller, None, request_id).await.map(|job| Follower::new(job, 0))
 }
 
 /// Moves a value under another name, if it is there and not null.

@@ -1,13 +1,13 @@
 //! OpenAI's images: `/v1/images/generations`, `edits`, `variations`. Our own fields are taken at top level too.
 
-use super::{Reading, multipart, openai_stream, submit, wait};
+use super::{multipart, openai_stream, submit};
 use crate::{
     api::{
         App, body,
         http::{ApiError, Request, Response, json_ok},
     },
     fault::Fault,
-    jobs::Snapshot,
+    jobs::{Job, Snapshot},
 };
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
@@ -109,12 +109,12 @@ async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, kind: &'stati
         return Err(Fault::field("partial_images", "must be a whole number from 0 to 3").into());
     }
     let fields = native(&app, given, &shape)?;
-    let reading = submit(&app, fields, call.caller, &call.id).await?;
+    let mut reading = submit(&app, fields, call.caller, &call.id).await?;
     if shape.stream {
         return Ok(openai_stream::reply(reading, shape));
     }
-    let done = wait(&reading, |_| ()).await?;
-    Ok(json_ok(&answer(&reading, &done, &shape)))
+    let done = reading.outcome(|_| ()).await?;
+    Ok(json_ok(&answer(reading.job(), &done, &shape)))
 }
 
 /// Forms send numbers and truth values as text.
@@ -202,8 +202,7 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-fn answer(reading: &Reading, done: &Snapshot, shape: &Shape) -> Value {
-    let job = &reading.0;
+fn answer(job: &Job, done: &Snapshot, shape: &Shape) -> Value {
     let data: Vec<Value> = done
         .pictures
         .iter()

@@ -1,6 +1,6 @@
 //! A1111's txt2img and img2img.
 
-use super::{carry, sdapi_edit, submit, wait};
+use super::{carry, sdapi_edit, submit};
 use crate::{
     api::{
         App, body,
@@ -30,15 +30,15 @@ async fn run(app: Arc<App>, request: Request, from_picture: bool) -> Result<Resp
     let (caller, id) = (request.caller.clone(), request.id.clone());
     let given = body::json_object(request, &app.config.limits).await?;
     let fields = native(&app, &given, from_picture)?;
-    let reading = submit(&app, fields, caller, &id).await?;
-    let done = wait(&reading, |_| ()).await?;
+    let mut reading = submit(&app, fields, caller, &id).await?;
+    let done = reading.outcome(|_| ()).await?;
     let send = given.get("send_images").and_then(Value::as_bool).unwrap_or(true);
     let images: Vec<String> = if send {
         done.pictures.iter().map(|p| base64::engine::general_purpose::STANDARD.encode(p.bytes.as_slice())).collect()
     } else {
         Vec::new()
     };
-    let info = info(&reading.0.spec, &done, from_picture);
+    let info = info(&reading.job().spec, &done, from_picture);
     // Only what was sent comes back, without the pictures: some megabytes that the client has already.
     let mut parameters = given;
     for heavy in ["init_images", "mask"] {
