@@ -1,7 +1,7 @@
 //! The parts of a running worker, put together.
 
 use crate::{
-    api::ApiError,
+    api::{ApiError, SdOptions},
     config::{BackendArgs, Config, Isolate, Limits, ModelArgs},
     engine::{Device, Engine},
     fault::{Fault, FaultCode},
@@ -58,6 +58,8 @@ pub struct App {
     pub patience: Duration,
     /// What became of each plugin.
     pub backends: Arc<Report>,
+    /// What A1111 clients have set.
+    pub(crate) sdapi_options: SdOptions,
     default_model: Mutex<String>,
     starting: AtomicBool,
     start_fault: Mutex<Option<Fault>>,
@@ -125,6 +127,7 @@ impl App {
             shutdown: Shutdown::new(),
             patience: settings.patience,
             backends: Arc::new(report),
+            sdapi_options: SdOptions::default(),
             default_model: Mutex::new(model),
             starting: AtomicBool::new(true),
             start_fault: Mutex::new(None),
@@ -146,9 +149,9 @@ impl App {
         self.default_model.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The steps of jobs that name neither steps nor a model.
-    pub fn default_steps(&self) -> u32 {
-        self.models.lookup(&self.default_model()).map_or(20, |m| m.model.defaults.steps)
+    /// The short hash that a model's pictures carry.
+    pub(crate) fn model_hash(&self, name: &str) -> Option<String> {
+        self.models.lookup(name).ok().map(|m| m.model.fingerprint.chars().take(10).collect())
     }
 
     /// Changes the model of jobs that name none.

@@ -90,7 +90,7 @@ fn second_pass(hires: &Hires, first: &JobSpec) -> Vec<(String, String)> {
 }
 
 /// The shortest decimal that means the same `f32`.
-fn rounded(value: f32) -> f64 {
+pub(crate) fn rounded(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 

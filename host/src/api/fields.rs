@@ -41,7 +41,7 @@ pub(crate) struct Field {
     pub(crate) doc: &'static str,
 }
 
-pub(super) const fn field(
+pub(crate) const fn field(
     name: &'static str,
     aliases: &'static [&'static str],
     kind: Kind,
@@ -51,7 +51,7 @@ pub(super) const fn field(
     Field { name, aliases, kind, default, doc }
 }
 
-pub(super) const fn int(min: i128, max: i128) -> Kind {
+pub(crate) const fn int(min: i128, max: i128) -> Kind {
     Kind::Int { min, max, step: 1 }
 }
 
@@ -401,10 +401,13 @@ pub(crate) fn check(table: &'static [Field], body: &Map<String, Value>) -> Resul
     let mut values = Values::default();
     let mut faults = Vec::new();
     for (key, value) in body {
-        if value.is_null() || IGNORED.contains(&key.as_str()) {
+        if value.is_null() {
             continue;
         }
         let Some(field) = table.iter().find(|f| f.name == key || f.aliases.contains(&key.as_str())) else {
+            if IGNORED.contains(&key.as_str()) {
+                continue;
+            }
             if key == "loras" && value.as_array().is_some_and(Vec::is_empty) {
                 continue;
             }
@@ -495,6 +498,11 @@ impl Kind {
             Kind::Numbers { len: (a, b), min, max } if a == b => format!("a list of {a} numbers from {min} to {max}"),
             Kind::Numbers { len: (a, b), min, max } => format!("a list of {a} to {b} numbers from {min} to {max}"),
         }
+    }
+
+    /// Whether a form's text is meant as text: not as a number or a truth value.
+    pub(crate) fn is_text(self) -> bool {
+        matches!(self, Kind::Text { .. } | Kind::Word(_) | Kind::Image)
     }
 
     /// The JSON schema of what is allowed.

@@ -109,9 +109,9 @@ impl ApiError {
         json!({ "error": error })
     }
 
-    /// The answer with the given body.
-    pub(crate) fn reply(&self, body: &Value) -> Response {
-        let mut response = json_status(self.status(), body);
+    /// The answer with the given status and body.
+    pub(crate) fn reply(&self, status: StatusCode, body: &Value) -> Response {
+        let mut response = json_status(status, body);
         if let Some(wait) = self.retry_after {
             set(&mut response, "retry-after", &wait.as_secs().clamp(1, 300).to_string());
         }

@@ -17,10 +17,7 @@ const MAX_KEY: usize = 256;
 
 /// `POST /v1/jobs`
 pub(crate) async fn create(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let key = request.header("idempotency-key").map(str::to_owned);
-    if key.as_ref().is_some_and(|k| k.is_empty() || k.len() > MAX_KEY) {
-        return Err(Fault::field("Idempotency-Key", format!("must have 1 to {MAX_KEY} characters")).into());
-    }
+    let key = idempotency_key(&request)?;
     let (caller, request_id) = (request.caller.clone(), request.id.clone());
     if let Some(job) = key.as_deref().and_then(|k| app.registry.by_key(&caller, k)) {
         return Ok(accepted(&app, &job));
@@ -28,6 +25,15 @@ pub(crate) async fn create(app: Arc<App>, request: Request) -> Result<Response, 
     let object = body::json_object(request, &app.config.limits).await?;
     let job = submit(&app, object, caller, key.as_deref(), &request_id).await?;
     Ok(accepted(&app, &job))
+}
+
+/// The key by which a client recognises its own request when it sends it again.
+pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, Fault> {
+    let key = request.header("idempotency-key").map(str::to_owned);
+    if key.as_ref().is_some_and(|k| k.is_empty() || k.len() > MAX_KEY) {
+        return Err(Fault::field("Idempotency-Key", format!("must have 1 to {MAX_KEY} characters")));
+    }
+    Ok(key)
 }
 
 /// Checks a job's fields and puts it into the queue. The door of every dialect.

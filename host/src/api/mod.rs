@@ -13,10 +13,11 @@ mod openapi;
 mod outpaint;
 mod page;
 mod routes;
+mod schemas;
 mod stream;
 mod system;
 
-pub(crate) use self::http::ApiError;
+pub(crate) use self::{dialects::sdapi_options::SdOptions, http::ApiError};
 
 use self::{
     http::{Request, Response},
@@ -87,7 +88,7 @@ async fn answer(app: Arc<App>, mut request: Request) -> Response {
     };
     let mut response = outcome.unwrap_or_else(|error| {
         tracing::debug!(code = error.code().as_str(), "request refused");
-        error.reply(&error.in_dialect(dialect, &id))
+        error.told(dialect, &id)
     });
     if head {
         *response.body_mut() = Default::default();
@@ -103,7 +104,7 @@ pub(crate) fn refuse(refusal: &Refusal, path: &str) -> Response {
         Refusal::RateLimited { .. } => FaultCode::RateLimited,
     };
     let error = ApiError::from(Fault::new(code, refusal.to_string()));
-    error.reply(&error.in_dialect(dialect_of(path), ""))
+    error.told(dialect_of(path), "")
 }
 
 /// Whether a path needs no token.
@@ -120,15 +121,16 @@ pub(crate) fn pattern_of(path: &str) -> &'static str {
 }
 
 impl ApiError {
-    fn in_dialect(&self, dialect: Dialect, request_id: &str) -> serde_json::Value {
+    fn told(&self, dialect: Dialect, request_id: &str) -> Response {
         match dialect {
-            Dialect::Native => self.native(request_id),
-            Dialect::OpenAi => self.openai(),
-            Dialect::Sdapi => self.sdapi(),
+            Dialect::Native => self.reply(self.status(), &self.native(request_id)),
+            Dialect::OpenAi => self.openai_reply(),
+            Dialect::Sdapi => self.sdapi_reply(),
         }
     }
 }
 
+/// Which clients a path belongs to.
 fn dialect_of(path: &str) -> Dialect {
     match path {
         p if p.starts_with("/sdapi/") || p.starts_with("/internal/") => Dialect::Sdapi,

@@ -1,8 +1,9 @@
 //! The interface as an OpenAPI 3.1 document and as a page, both made from the tables that the code itself uses.
 
 use super::{
-    fields::{Field, JOB_FIELDS, Kind, properties},
+    fields::{Field, JOB_FIELDS, Kind},
     routes::{Access, ROUTES},
+    schemas,
 };
 use crate::fault::FaultCode;
 use serde_json::{Map, Value, json};
@@ -18,25 +19,15 @@ pub(crate) fn document() -> Value {
             .split('/')
             .map(|s| if s == "{}" { format!("{{{}}}", names.next().unwrap_or(&"rest")) } else { s.to_owned() });
         let path = path.collect::<Vec<_>>().join("/");
-        let parameters: Vec<Value> = path
-            .split('/')
-            .filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'))
-            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
-            .collect();
         let mut operation = json!({
             "summary": route.summary,
-            "operationId": format!("{}{}", route.method.as_str().to_lowercase(), path.replace(['/', '{', '}', '-'], "_")),
-            "parameters": parameters,
-            "responses": {
-                "200": { "description": "Done." },
-                "4XX": { "$ref": "#/components/responses/Fault" },
-                "5XX": { "$ref": "#/components/responses/Fault" },
-            },
+            "operationId": format!("{}{}", route.method.as_str().to_lowercase(), path.replace(['/', '{', '}', '-', '.'], "_")),
+            "parameters": schemas::parameters(route, &path),
+            "responses": schemas::responses(route),
             "security": if route.access == Access::Token { json!([{ "bearer": [] }, { "basic": [] }, {}]) } else { json!([]) },
         });
-        if path == "/v1/jobs" && route.method == http::Method::POST {
-            operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/JobRequest" } } } });
-            operation["responses"]["200"] = json!({ "description": "Accepted.", "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Accepted" } } } });
+        if let Some(body) = schemas::request_body(route) {
+            operation["requestBody"] = body;
         }
         let entry = paths.entry(path).or_insert_with(|| json!({}));
         entry[route.method.as_str().to_lowercase()] = operation;
@@ -45,43 +36,7 @@ pub(crate) fn document() -> Value {
         "openapi": "3.1.0",
         "info": { "title": "sd-worker", "version": env!("CARGO_PKG_VERSION"), "description": "Turns prompts into pictures and streams every step." },
         "paths": paths,
-        "components": {
-            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" }, "basic": { "type": "http", "scheme": "basic" } },
-            "schemas": { "JobRequest": job_request(), "Accepted": accepted(), "Error": error() },
-            "responses": { "Fault": { "description": "Refused or failed.", "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } } } },
-        },
-    })
-}
-
-fn job_request() -> Value {
-    json!({ "type": "object", "required": ["prompt"], "properties": properties(JOB_FIELDS) })
-}
-
-fn accepted() -> Value {
-    json!({
-        "type": "object",
-        "required": ["job_id", "sse_url", "status"],
-        "properties": {
-            "job_id": { "type": "string" }, "sse_url": { "type": "string" }, "url": { "type": "string" },
-            "status": { "type": "string", "enum": ["queued", "running", "completed", "failed", "cancelled"] },
-            "position": { "type": ["integer", "null"] }, "seed": { "type": "integer" }, "model": { "type": "string" },
-        },
-    })
-}
-
-fn error() -> Value {
-    let codes: Vec<&str> = FaultCode::ALL.iter().map(|c| c.as_str()).collect();
-    json!({
-        "type": "object",
-        "required": ["error"],
-        "properties": { "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {
-                "code": { "type": "string", "enum": codes }, "message": { "type": "string" }, "field": { "type": "string" },
-                "retriable": { "type": "boolean" }, "request_id": { "type": "string" }, "errors": { "type": "array", "items": { "type": "object" } },
-            },
-        } },
+        "components": schemas::components(),
     })
 }
 

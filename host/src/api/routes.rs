@@ -66,6 +66,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "/v1/upscalers" Token system::upscalers, "The ways to enlarge pictures.";
     GET "/v1/queue" Token system::queue, "The waiting jobs.";
     GET "/v1/models" Token models::list, "The models on disk: OpenAI's list with our fields added.";
+    GET "/v1/models/{}" Token models::show, "One model.";
     POST "/v1/models/{}/load" Token models::load, "Loads a model.";
     POST "/v1/models/{}/unload" Token models::unload, "Gives a model's memory back.";
     POST "/v1/jobs" Token jobs::create, "Sends a job.";
@@ -85,8 +86,8 @@ pub(crate) static ROUTES: &[Route] = routes! {
     POST "/sdapi/v1/txt2img" Token dialects::sdapi::txt2img, "A1111: pictures from a prompt.";
     POST "/sdapi/v1/img2img" Token dialects::sdapi::img2img, "A1111: pictures from pictures and a prompt.";
     GET "/sdapi/v1/progress" Token dialects::sdapi_state::progress, "A1111: how far the work is.";
-    POST "/sdapi/v1/interrupt" Token dialects::sdapi_state::interrupt, "A1111: stops the work of this key.";
-    POST "/sdapi/v1/skip" Token dialects::sdapi_state::interrupt, "A1111: stops the work of this key.";
+    POST "/sdapi/v1/interrupt" Token dialects::sdapi_state::interrupt, "A1111: ends this key's running request with what there is.";
+    POST "/sdapi/v1/skip" Token dialects::sdapi_state::interrupt, "A1111: the same.";
     GET "/sdapi/v1/options" Token dialects::sdapi_state::options, "A1111: the settings.";
     POST "/sdapi/v1/options" Token dialects::sdapi_state::set_options, "A1111: changes the settings.";
     GET "/sdapi/v1/sd-models" Token dialects::sdapi_lists::sd_models, "A1111: the models.";
@@ -98,6 +99,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "/sdapi/v1/hypernetworks" Token dialects::sdapi_lists::empty_list, "A1111: the hypernetworks; none.";
     GET "/sdapi/v1/face-restorers" Token dialects::sdapi_lists::empty_list, "A1111: the face restorers; none.";
     GET "/sdapi/v1/prompt-styles" Token dialects::sdapi_lists::empty_list, "A1111: the styles; none.";
+    GET "/sdapi/v1/realesrgan-models" Token dialects::sdapi_lists::empty_list, "A1111: the Real-ESRGAN models; none.";
     GET "/sdapi/v1/sd-vae" Token dialects::sdapi_lists::empty_list, "A1111: the VAEs; none apart from the models'.";
     GET "/sdapi/v1/sd-modules" Token dialects::sdapi_lists::empty_list, "A1111: the modules; none.";
     GET "/sdapi/v1/extensions" Token dialects::sdapi_lists::empty_list, "A1111: the extensions; none.";
@@ -107,10 +109,13 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "/sdapi/v1/memory" Token dialects::sdapi_state::memory, "A1111: the memory.";
     GET "/sdapi/v1/cmd-flags" Token dialects::sdapi_state::cmd_flags, "A1111: the start-up flags.";
     POST "/sdapi/v1/png-info" Token dialects::sdapi_state::png_info, "A1111: the recipe inside a picture.";
+    POST "/sdapi/v1/extra-single-image" Token dialects::sdapi_extras::single, "A1111: makes a picture larger.";
+    POST "/sdapi/v1/extra-batch-images" Token dialects::sdapi_extras::batch, "A1111: makes pictures larger.";
     POST "/sdapi/v1/unload-checkpoint" Token dialects::sdapi_state::unload_checkpoint, "A1111: gives the model's memory back.";
     POST "/sdapi/v1/reload-checkpoint" Token dialects::sdapi_state::reload_checkpoint, "A1111: loads the chosen model.";
     POST "/sdapi/v1/refresh-checkpoints" Token dialects::sdapi_state::refresh_checkpoints, "A1111: looks for models again.";
     GET "/internal/ping" Open dialects::sdapi_state::ping, "A1111: alive.";
+    GET "/internal/pending-tasks" Token dialects::sdapi_state::pending_tasks, "A1111: the waiting tasks of this key.";
     POST "/internal/progress" Token dialects::sdapi_state::internal_progress, "A1111: how far a task is.";
 };
 

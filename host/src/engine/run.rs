@@ -217,7 +217,9 @@ pub(super) fn denoise(
     noise: &mut BatchNoise,
 ) -> Result<Latents, Fault> {
     let denoising = Instant::now();
-    let latents = plan.run(
+    // The pictures as they were when somebody asked to end with what there is.
+    let mut early = None;
+    let outcome = plan.run(
         start,
         &mut |eval: Eval<'_>| guides.predict(run, canvas, &eval, plan.total()),
         &mut |request| noise.sample(request),
@@ -225,9 +227,18 @@ pub(super) fn denoise(
             canvas.keep(step.x, step.signal, step.noise);
             run.job.progress((steps.before + step.step) as u32, steps.total as u32);
             preview::maybe(run, &step, steps);
-            run.check()
+            run.check()?;
+            if run.job.wraps_up() && step.step < step.total {
+                early = Some(step.denoised.to_vec());
+                return Err(Fault::cancelled());
+            }
+            Ok(())
         },
-    )?;
+    );
+    let latents = match early {
+        Some(latents) => latents,
+        None => outcome?,
+    };
     run.job.time(|t| t.denoise += denoising.elapsed());
     if latents.iter().any(|v| !v.is_finite()) {
         return Err(Fault::new(FaultCode::InvalidOutput, "the latents hold values that are no numbers"));

@@ -172,6 +172,7 @@ pub struct Job {
     /// When it came, for measuring.
     pub created_at: Instant,
     cancel: Arc<AtomicBool>,
+    wrap_up: AtomicBool,
     readers: AtomicU32,
     inner: Mutex<Inner>,
 }
@@ -193,6 +194,7 @@ impl Job {
             created: SystemTime::now(),
             created_at: Instant::now(),
             cancel: Arc::default(),
+            wrap_up: AtomicBool::new(false),
             readers: AtomicU32::new(0),
             inner: Mutex::new(Inner {
                 state: JobState::Queued,
@@ -264,6 +266,20 @@ impl Job {
             self.finish(Outcome::Cancelled);
         }
         true
+    }
+
+    /// Asks a running job to end after the present step with the pictures as they are then. `false` when it does not run.
+    pub fn request_wrap_up(&self) -> bool {
+        let running = self.state() == JobState::Running;
+        if running {
+            self.wrap_up.store(true, Ordering::Release);
+        }
+        running
+    }
+
+    /// Whether somebody asked to end with what there is.
+    pub fn wraps_up(&self) -> bool {
+        self.wrap_up.load(Ordering::Acquire)
     }
 
     /// Publishes an event. `fields` must be an object.

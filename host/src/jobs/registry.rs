@@ -22,6 +22,16 @@ pub enum Lookup {
     Unknown,
 }
 
+impl Lookup {
+    /// The job, if it is here.
+    pub fn found(self) -> Option<Arc<Job>> {
+        match self {
+            Lookup::Found(job) => Some(job),
+            Lookup::Gone | Lookup::Unknown => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     jobs: HashMap<JobId, Arc<Job>>,

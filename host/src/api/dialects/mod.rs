@@ -4,10 +4,14 @@
 pub(crate) mod errors;
 mod multipart;
 pub(crate) mod openai;
+pub(crate) mod openai_fields;
 mod openai_stream;
 pub(crate) mod sdapi;
 mod sdapi_edit;
+pub(crate) mod sdapi_extras;
+pub(crate) mod sdapi_fields;
 pub(crate) mod sdapi_lists;
+pub(crate) mod sdapi_options;
 pub(crate) mod sdapi_state;
 
 use super::{App, http::ApiError, jobs};
@@ -15,15 +19,27 @@ use crate::jobs::Follower;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// Sends a job whose answer the client waits for. When the client goes away nobody will fetch the result: the job goes too.
+/// Sends a job whose answer the client waits for. When the client goes away nobody will fetch the result: unless it said
+/// otherwise, the job goes too. The key finds the job again.
 pub(crate) async fn submit(
     app: &Arc<App>,
     mut fields: Map<String, Value>,
     caller: String,
+    key: Option<&str>,
     request_id: &str,
 ) -> Result<Follower, ApiError> {
-    fields.insert("on_disconnect".to_owned(), "cancel".into());
-    jobs::submit(app, fields, caller, None, request_id).await.map(|job| Follower::new(job, 0))
+    fields.entry("on_disconnect").or_insert_with(|| "cancel".into());
+    jobs::submit(app, fields, caller, key, request_id).await.map(|job| Follower::new(job, 0))
+}
+
+/// Tells faults in the client's words: `words` are ours and theirs, `ours_is_free` says whether our own name was not sent.
+pub(crate) fn in_words(mut error: ApiError, words: &[(&str, &str)], ours_is_free: impl Fn(&str) -> bool) -> ApiError {
+    for field in error.faults.iter_mut().filter_map(|fault| fault.field.as_mut()) {
+        if let Some((_, theirs)) = words.iter().find(|(ours, _)| ours == field && ours_is_free(ours)) {
+            (*theirs).clone_into(field);
+        }
+    }
+    error
 }
 
 /// Moves a value under another name, if it is there and not null.

@@ -1,13 +1,15 @@
 //! OpenAI's images: `/v1/images/generations`, `edits`, `variations`. Our own fields are taken at top level too.
 
-use super::{multipart, openai_stream, submit};
+use super::{in_words, multipart, openai_fields as fields, openai_stream, submit};
 use crate::{
     api::{
         App, body,
+        fields::{Values, check},
         http::{ApiError, Request, Response, json_ok},
+        jobs,
     },
-    fault::Fault,
-    jobs::{Job, Snapshot},
+    fault::{Fault, FaultCode},
+    jobs::{Follower, Job, Snapshot},
 };
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
@@ -16,74 +18,73 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Words of the specification that decide nothing here.
-const WITHOUT_MEANING: &[&str] = &[
-    "quality",
-    "style",
-    "moderation",
-    "background",
-    "user",
-    "input_fidelity",
-    "response_format",
-    "stream",
-    "partial_images",
-    "size",
-    "image",
-    "images",
-    "mask",
-    "model",
-    "n",
-    "output_compression",
-];
+/// Which route was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    Generation,
+    Edit,
+    Variation,
+}
+
+impl Route {
+    /// Where the names of its stream's events begin.
+    pub(crate) fn events(self) -> &'static str {
+        if self == Route::Generation { "image_generation" } else { "image_edit" }
+    }
+}
 
 /// What the answer looks like.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
+    pub(crate) route: Route,
     /// Links instead of base64.
-    pub(crate) url: bool,
-    pub(crate) stream: bool,
+    url: bool,
+    stream: bool,
     pub(crate) partial_images: u32,
-    pub(crate) background: String,
     pub(crate) quality: String,
-    /// `image_generation` or `image_edit`.
-    pub(crate) kind: &'static str,
     /// Where links begin.
-    pub(crate) base: String,
+    base: String,
 }
 
 /// `POST /v1/images/generations`
 pub(crate) async fn generations(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let call = Call::of(&request);
+    let call = Call::of(&request)?;
     let given = body::json_object(request, &app.config.limits).await?;
-    run(app, call, given, "image_generation").await
+    run(app, call, given, Route::Generation).await
 }
 
 /// `POST /v1/images/edits`
 pub(crate) async fn edits(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let call = Call::of(&request);
+    let call = Call::of(&request)?;
     let given = form_or_json(&app, request).await?;
-    run(app, call, given, "image_edit").await
+    run(app, call, given, Route::Edit).await
 }
 
 /// `POST /v1/images/variations`
 pub(crate) async fn variations(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let call = Call::of(&request);
+    let call = Call::of(&request)?;
     let mut given = form_or_json(&app, request).await?;
     // A variation has no prompt of its own: the picture speaks.
     given.entry("prompt").or_insert_with(|| json!(""));
-    run(app, call, given, "image_edit").await
+    run(app, call, given, Route::Variation).await
 }
 
 struct Call {
     caller: String,
     id: String,
+    key: Option<String>,
     base: String,
 }
 
 impl Call {
-    fn of(request: &Request) -> Call {
-        let base = request.header("host").map(|h| format!("http://{h}")).unwrap_or_default();
-        Call { caller: request.caller.clone(), id: request.id.clone(), base }
+    fn of(request: &Request) -> Result<Call, Fault> {
+        let scheme = request.header("x-forwarded-proto").filter(|p| *p == "https").unwrap_or("http");
+        Ok(Call {
+            caller: request.caller.clone(),
+            id: request.id.clone(),
+            key: jobs::idempotency_key(request)?,
+            base: request.header("host").map(|host| format!("{scheme}://{host}")).unwrap_or_default(),
+        })
     }
 }
 
@@ -91,109 +92,163 @@ async fn form_or_json(app: &App, request: Request) -> Result<Map<String, Value>,
     let limits = &app.config.limits;
     let is_form =
         request.header("content-type").is_some_and(|t| t.trim_start().to_ascii_lowercase().starts_with("multipart/"));
-    if is_form { multipart::read(request, limits.body_bytes).await } else { body::json_object(request, limits).await }
+    if !is_form {
+        return body::json_object(request, limits).await;
+    }
+    let mut form = multipart::read(request, limits.body_bytes).await?;
+    fields::typed(&mut form);
+    Ok(form)
 }
 
-async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, kind: &'static str) -> Result<Response, ApiError> {
-    let text = |name: &str, default: &str| given.get(name).and_then(Value::as_str).unwrap_or(default).to_owned();
-    let shape = Shape {
-        url: text("response_format", "b64_json") == "url",
-        stream: truth(given.get("stream")),
-        partial_images: number(given.get("partial_images")).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
-        background: text("background", "opaque"),
-        quality: text("quality", "auto"),
-        kind,
-        base: call.base,
+async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, route: Route) -> Result<Response, ApiError> {
+    let sent: Vec<String> = given.keys().cloned().collect();
+    let told = |error| in_words(error, fields::WORDS, |name| !sent.iter().any(|s| s == name));
+    let (theirs, ours): (Map<_, _>, Map<_, _>) =
+        given.into_iter().partition(|(name, _)| fields::FIELDS.iter().any(|f| f.name == name));
+    let values = check(fields::FIELDS, &theirs)?;
+    let shape = shape(&values, route, call.base)?;
+    let known = call.key.as_deref().and_then(|key| app.registry.by_key(&call.caller, key));
+    let mut reading = match known {
+        // The client sends its request again: it gets the job that the first one made.
+        Some(job) => Follower::new(job, 0),
+        None => {
+            let mut job = native(&app, &values, ours, &shape)?;
+            if call.key.is_some() {
+                job.entry("on_disconnect").or_insert_with(|| "keep".into());
+            }
+            submit(&app, job, call.caller, call.key.as_deref(), &call.id).await.map_err(told)?
+        }
     };
-    if shape.partial_images > 3 {
-        return Err(Fault::field("partial_images", "must be a whole number from 0 to 3").into());
-    }
-    let fields = native(&app, given, &shape)?;
-    let mut reading = submit(&app, fields, call.caller, &call.id).await?;
     if shape.stream {
         return Ok(openai_stream::reply(reading, shape));
     }
-    let done = reading.outcome(|_| ()).await?;
+    let done = reading.outcome(|_| ()).await.map_err(|fault| told(fault.into()))?;
     Ok(json_ok(&answer(reading.job(), &done, &shape)))
 }
 
-/// Forms send numbers and truth values as text.
-fn number(value: Option<&Value>) -> Option<i64> {
-    value.and_then(|v| v.as_i64().or_else(|| v.as_str()?.trim().parse().ok()))
+fn shape(values: &Values, route: Route, base: String) -> Result<Shape, Fault> {
+    if values.text("background") == Some("transparent") {
+        return Err(Fault::new(FaultCode::Unsupported, "pictures have no transparent parts here; send opaque or auto")
+            .about("background"));
+    }
+    // Links are the default of the models that knew nothing else, and of the route that only they had.
+    let links = match values.text("model") {
+        Some(model) => model.starts_with("dall-e"),
+        None => route == Route::Variation,
+    };
+    Ok(Shape {
+        route,
+        url: values.text("response_format").map_or(links, |format| format == "url"),
+        stream: values.bool("stream").unwrap_or(false),
+        partial_images: values.u32("partial_images").unwrap_or(0),
+        quality: values.text("quality").unwrap_or("auto").to_owned(),
+        base,
+    })
 }
 
-fn truth(value: Option<&Value>) -> bool {
-    value.is_some_and(|v| v.as_bool().unwrap_or(v.as_str() == Some("true")))
+/// Whether a name is one of OpenAI's own models, which clients send without being asked.
+fn is_openais(model: &str) -> bool {
+    model.is_empty() || ["dall-e", "gpt-image", "chatgpt-image"].iter().any(|own| model.starts_with(own))
 }
 
 /// The native job that says the same.
-fn native(app: &App, given: Map<String, Value>, shape: &Shape) -> Result<Map<String, Value>, ApiError> {
-    let mut fields = Map::new();
-    if let Some(size) = given.get("size").and_then(Value::as_str).filter(|s| *s != "auto" && !s.is_empty()) {
-        let sides = size.split_once('x').and_then(|(w, h)| Some((w.parse::<u32>().ok()?, h.parse::<u32>().ok()?)));
-        let (width, height) =
-            sides.ok_or_else(|| Fault::field("size", "must be WIDTHxHEIGHT, such as 512x512, or auto"))?;
-        fields.insert("width".into(), width.into());
-        fields.insert("height".into(), height.into());
+fn native(
+    app: &App,
+    values: &Values,
+    mut ours: Map<String, Value>,
+    shape: &Shape,
+) -> Result<Map<String, Value>, ApiError> {
+    let mut job = Map::new();
+    if let Some(prompt) = values.text("prompt") {
+        job.insert("prompt".into(), prompt.into());
     }
-    // Clients send OpenAI's own model names without being asked; they mean the default model here.
-    if let Some(model) = given.get("model").and_then(Value::as_str)
-        && !(model.is_empty()
-            || model.starts_with("dall-e")
-            || model.starts_with("gpt-image")
-            || model == "chatgpt-image-latest")
-    {
-        fields.insert("model".into(), model.into());
+    if let Some(size) = values.text("size").filter(|s| *s != "auto" && !s.is_empty()) {
+        let (width, height) = size
+            .split_once('x')
+            .and_then(|(w, h)| Some((w.parse::<u32>().ok()?, h.parse::<u32>().ok()?)))
+            .ok_or_else(|| Fault::field("size", "must be WIDTHxHEIGHT, such as 512x512, or auto"))?;
+        job.insert("width".into(), width.into());
+        job.insert("height".into(), height.into());
     }
-    if let Some(n) = given.get("n").filter(|v| !v.is_null()) {
-        let n = number(Some(n))
-            .filter(|n| (1..=10).contains(n))
-            .ok_or_else(|| Fault::field("n", "must be a whole number from 1 to 10"))?;
-        fields.insert("n".into(), n.into());
+    let model = values.text("model").filter(|m| !is_openais(m)).map_or_else(|| app.default_model(), str::to_owned);
+    if let Some(n) = values.u32("n") {
+        job.insert("n".into(), n.into());
     }
-    if let Some(quality) = number(given.get("output_compression")) {
-        fields.insert("quality".into(), quality.max(1).into());
+    if let Some(quality) = values.u32("output_compression") {
+        // The encoders count from 1.
+        job.insert("quality".into(), quality.max(1).into());
     }
-    let picture = given.get("image").or_else(|| given.get("images"));
-    if let Some(image) = picture.and_then(first_picture) {
-        fields.insert("init_image".into(), image);
-    } else if shape.kind == "image_edit" {
-        return Err(Fault::field("image", "is required").into());
-    }
-    if let Some(mask) = given.get("mask").and_then(first_picture) {
-        fields.insert("mask_image".into(), mask);
-        // Here the transparent part is what is painted.
-        fields.insert("mask_mode".into(), "alpha".into());
-    }
+    pictures(&mut ours, &mut job, shape.route)?;
     if shape.stream && shape.partial_images > 0 {
-        let steps = number(given.get("steps").or_else(|| given.get("num_inference_steps")))
-            .unwrap_or_else(|| i64::from(app.default_steps()));
-        let every = (steps / (i64::from(shape.partial_images) + 1)).max(1);
-        fields.insert("preview_every".into(), every.into());
-    }
-    for (name, value) in given {
-        if value.is_null() || WITHOUT_MEANING.contains(&name.as_str()) {
-            continue;
-        }
-        // A form's numbers arrive as text.
-        let value = match &value {
-            Value::String(text) if name != "prompt" && name != "negative_prompt" => {
-                serde_json::from_str::<Value>(text).ok().filter(|v| v.is_number() || v.is_boolean()).unwrap_or(value)
-            }
-            _ => value,
+        let number = |names: [&str; 2]| names.iter().find_map(|n| ours.get(*n)).and_then(Value::as_f64);
+        let steps = number(["steps", "num_inference_steps"])
+            .unwrap_or_else(|| app.models.lookup(&model).map_or(20.0, |m| f64::from(m.model.defaults.steps)));
+        let part = match (job.contains_key("init_image"), job.contains_key("mask_image")) {
+            (true, false) => number(["strength", "denoising_strength"]).unwrap_or(0.75),
+            _ => 1.0,
         };
-        fields.entry(name).or_insert(value);
+        let every = (steps * part) as u32 / (shape.partial_images + 1);
+        job.insert("preview_every".into(), every.clamp(1, 150).into());
     }
-    Ok(fields)
+    job.insert("model".into(), model.into());
+    for (name, value) in ours {
+        job.entry(name).or_insert(value);
+    }
+    Ok(job)
 }
 
-/// A picture as text, from a form's file, a list, or an object with `image_url`.
-fn first_picture(value: &Value) -> Option<Value> {
+/// Moves the pictures from the client's fields to the job's.
+fn pictures(from: &mut Map<String, Value>, job: &mut Map<String, Value>, route: Route) -> Result<(), Fault> {
+    let mut found = Vec::new();
+    for name in ["image", "images"] {
+        if let Some(value) = from.remove(name) {
+            collect(name, value, &mut found)?;
+        }
+    }
+    let mut mask = Vec::new();
+    if let Some(value) = from.remove("mask") {
+        collect("mask", value, &mut mask)?;
+    }
+    match found.len() {
+        0 if route != Route::Generation => return Err(Fault::field("image", "is required: the picture to work on")),
+        0 | 1 => {}
+        n => {
+            let message = format!("one picture can be worked on at a time; {n} were sent");
+            return Err(Fault::new(FaultCode::Unsupported, message).about("image"));
+        }
+    }
+    if let Some(picture) = found.pop() {
+        job.insert("init_image".into(), picture);
+    }
+    if let Some(mask) = mask.pop() {
+        job.insert("mask_image".into(), mask);
+        // Here the transparent part is what is painted.
+        job.insert("mask_mode".into(), "alpha".into());
+    }
+    Ok(())
+}
+
+/// Pictures as text: a form's file, base64, a list of them, or objects with `image_url`.
+fn collect(name: &str, value: Value, found: &mut Vec<Value>) -> Result<(), Fault> {
     match value {
-        Value::String(_) => Some(value.clone()),
-        Value::Array(items) => items.first().and_then(first_picture),
-        Value::Object(object) => object.get("image_url").and_then(first_picture),
-        _ => None,
+        Value::Null => Ok(()),
+        Value::String(_) => {
+            found.push(value);
+            Ok(())
+        }
+        Value::Array(items) => items.into_iter().try_for_each(|item| collect(name, item, found)),
+        Value::Object(mut object) => match object.remove("image_url") {
+            // Chat's form of the same: an object with the address inside.
+            Some(Value::Object(mut inner)) => collect(name, inner.remove("url").unwrap_or_default(), found),
+            Some(url) => collect(name, url, found),
+            None if object.contains_key("file_id") => Err(Fault::new(
+                FaultCode::Unsupported,
+                "files are not kept here; send the picture as image_url with a data URL",
+            )
+            .about(name)),
+            None => Err(Fault::field(name, "must have an image_url with a data URL")),
+        },
+        _ => Err(Fault::field(name, "must be a picture as a file, as base64 or as a data URL")),
     }
 }
 
@@ -217,14 +272,17 @@ fn answer(job: &Job, done: &Snapshot, shape: &Shape) -> Value {
             entry
         })
         .collect();
-    json!({
-        "created": now(), "data": data, "background": shape.background, "quality": shape.quality,
-        "output_format": job.spec.format.extension(), "size": format!("{}x{}", job.spec.width, job.spec.height),
-        "usage": usage(),
-    })
+    let mut answer = json!({
+        "created": now(), "data": data, "background": "opaque", "output_format": job.spec.format.extension(),
+        "size": format!("{}x{}", job.spec.width, job.spec.height), "usage": usage(),
+    });
+    if ["low", "medium", "high", "xhigh", "max"].contains(&shape.quality.as_str()) {
+        answer["quality"] = shape.quality.clone().into();
+    }
+    answer
 }
 
-/// Pictures are not counted in tokens here.
+/// Pictures are not counted in tokens here; clients want the numbers all the same.
 pub(crate) fn usage() -> Value {
     json!({ "input_tokens": 0, "input_tokens_details": { "text_tokens": 0, "image_tokens": 0 }, "output_tokens": 0, "total_tokens": 0 })
 }

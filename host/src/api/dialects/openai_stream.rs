@@ -22,7 +22,8 @@ pub(crate) fn reply(follower: Follower, shape: Shape) -> Response {
     let mut telling = Telling { job: follower.job().clone(), shape, partials: 0 };
     stream::reply(follower, move |event| match event {
         Some(event) => telling.partial(event),
-        None => telling.end(),
+        // The specification shows no such line; clients that know it from chat wait for it, the others skip it.
+        None => telling.end() + "data: [DONE]\n\n",
     })
 }
 
@@ -39,10 +40,10 @@ impl Telling {
 
     fn event(&self, what: &str, picture: &Value, index: Option<u32>) -> String {
         let spec = &self.job.spec;
-        let kind = format!("{}.{what}", self.shape.kind);
+        let kind = format!("{}.{what}", self.shape.route.events());
         let mut body = json!({
             "type": kind, "b64_json": picture, "created_at": now(), "size": format!("{}x{}", spec.width, spec.height),
-            "quality": self.shape.quality, "background": self.shape.background, "output_format": spec.format.extension(),
+            "quality": self.shape.quality, "background": "opaque", "output_format": spec.format.extension(),
         });
         match index {
             Some(index) => {

@@ -19,14 +19,18 @@ pub(crate) async fn empty_list(_app: Arc<App>, _request: Request) -> Result<Resp
 
 /// `GET /sdapi/v1/sd-models`
 pub(crate) async fn sd_models(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let list = tokio::task::spawn_blocking(move || app.models.list_json(&app.default_model(), &[]))
-        .await
-        .map_err(|_| Fault::internal("the models could not be listed"))?;
-    let models: Vec<Value> = list
-        .iter()
-        .filter(|m| m["complete"] == true)
-        .map(|m| json!({ "title": m["id"], "model_name": m["id"], "hash": null, "sha256": null, "filename": m["id"], "config": null }))
-        .collect();
+    let models = tokio::task::spawn_blocking(move || {
+        let list = app.models.list_json(&app.default_model(), &[]);
+        let complete = list.iter().filter(|m| m["complete"] == true);
+        complete
+            .map(|m| {
+                let hash = app.model_hash(m["id"].as_str().unwrap_or_default());
+                json!({ "title": m["id"], "model_name": m["id"], "hash": hash, "sha256": null, "filename": m["id"], "config": null })
+            })
+            .collect::<Vec<Value>>()
+    })
+    .await
+    .map_err(|_| Fault::internal("the models could not be listed"))?;
     Ok(json_ok(&models.into()))
 }
 

@@ -1,15 +1,18 @@
 //! A1111's state: progress, interrupt, options, memory, checkpoints.
 
-use super::sdapi::checkpoint_name;
+use super::{
+    sdapi::{task_key, timestamp},
+    sdapi_options as options,
+};
 use crate::{
     api::{
         App, body, build,
         http::{ApiError, Request, Response, json_ok},
     },
     fault::Fault,
-    jobs::{Job, JobState},
+    jobs::{Job, JobId, JobState, Snapshot},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// The caller's jobs that have not ended, the running one first.
@@ -31,24 +34,32 @@ pub(crate) async fn progress(app: Arc<App>, request: Request) -> Result<Response
     let jobs = unfinished(&app, &request.caller);
     let Some(job) = jobs.first() else {
         return Ok(json_ok(&json!({
-            "progress": 0.0, "eta_relative": 0.0, "state": state("", 0, 0, 0), "current_image": null, "textinfo": null, "current_task": null,
+            "progress": 0.0, "eta_relative": 0.0, "state": state(None, 0), "current_image": null, "textinfo": null, "current_task": null,
         })));
     };
     let now = job.snapshot();
-    let done = f64::from(now.step) / f64::from(now.total.max(1));
-    let spent = now.run_seconds.unwrap_or(0.0);
-    let eta = if done > 0.0 { spent / done - spent } else { 0.0 };
+    let (done, eta) = part(&now);
     let image = if request.query("skip_current_image").as_deref() == Some("true") { Value::Null } else { preview(job) };
     Ok(json_ok(&json!({
-        "progress": done, "eta_relative": eta, "state": state(job.id.as_str(), jobs.len(), now.step, now.total),
+        "progress": done, "eta_relative": eta, "state": state(Some((job, &now)), jobs.len()),
         "current_image": image, "textinfo": null, "current_task": job.id.as_str(),
     })))
 }
 
-fn state(job: &str, count: usize, step: u32, total: u32) -> Value {
+/// How much of a job is done, 0–1, and the seconds that are left at this speed.
+fn part(now: &Snapshot) -> (f64, f64) {
+    let done = f64::from(now.step) / f64::from(now.total.max(1));
+    let spent = now.run_seconds.unwrap_or(0.0);
+    (done, if done > 0.0 { spent / done - spent } else { 0.0 })
+}
+
+/// Idle is a `job_count` of 0: clients wait for it after a change of models.
+fn state(job: Option<(&Arc<Job>, &Snapshot)>, count: usize) -> Value {
+    let stopping = job.is_some_and(|(j, _)| j.wraps_up() || j.cancel_requested());
     json!({
-        "skipped": false, "interrupted": false, "stopping_generation": false, "job": job, "job_count": count, "job_timestamp": "0",
-        "job_no": 0, "sampling_step": step, "sampling_steps": total,
+        "skipped": false, "interrupted": stopping, "stopping_generation": false, "job": job.map_or("", |(j, _)| j.id.as_str()),
+        "job_count": count, "job_timestamp": job.map_or_else(|| "0".to_owned(), |(j, _)| timestamp(j)), "job_no": 0,
+        "sampling_step": job.map_or(0, |(_, now)| now.step), "sampling_steps": job.map_or(0, |(_, now)| now.total),
     })
 }
 
@@ -57,22 +68,44 @@ pub(crate) async fn internal_progress(app: Arc<App>, request: Request) -> Result
     let caller = request.caller.clone();
     let given = body::json_object(request, &app.config.limits).await?;
     let wanted = given.get("id_task").and_then(Value::as_str).unwrap_or_default();
-    let jobs = unfinished(&app, &caller);
-    let job = jobs.iter().find(|j| j.id.as_str() == wanted);
-    let queued = job.is_some_and(|j| j.state() == JobState::Queued);
-    let snapshot = job.map(|j| j.snapshot());
-    let progress = snapshot.as_ref().map(|s| f64::from(s.step) / f64::from(s.total.max(1)));
-    let live = job.map(|j| preview(j)).and_then(|p| p.as_str().map(|p| format!("data:image/jpeg;base64,{p}")));
+    let own = || JobId::parse(wanted).and_then(|id| app.registry.find(&id).found()).filter(|j| j.owner == caller);
+    let Some(job) = app.registry.by_key(&caller, &task_key(wanted)).or_else(own) else {
+        return Ok(json_ok(&json!({
+            "active": false, "queued": false, "completed": false, "progress": null, "eta": null,
+            "live_preview": null, "id_live_preview": -1, "textinfo": "Waiting...",
+        })));
+    };
+    let now = job.snapshot();
+    let (done, eta) = part(&now);
+    let (queued, running) = (now.state == JobState::Queued, now.state == JobState::Running);
+    let wants_picture = running && given.get("live_preview") != Some(&Value::Bool(false));
+    let live = if wants_picture { preview(&job).as_str().map(|p| format!("data:image/jpeg;base64,{p}")) } else { None };
+    let text = app.queue.position(&job).map(|at| format!("In queue: {}/{}", at + 1, app.queue.len()));
     Ok(json_ok(&json!({
-        "active": job.is_some() && !queued, "queued": queued, "completed": job.is_none(), "progress": progress, "eta": null,
-        "live_preview": live, "id_live_preview": snapshot.map_or(-1, |s| i64::from(s.step)),
-        "textinfo": queued.then(|| format!("In queue: {}/{}", job.and_then(|j| app.queue.position(j)).unwrap_or(0) + 1, app.queue.len())),
+        "active": running, "queued": queued, "completed": now.state.is_terminal(), "progress": running.then_some(done),
+        "eta": running.then_some(eta), "live_preview": live, "id_live_preview": if live_is_new(&given, &now) { i64::from(now.step) } else { -1 },
+        "textinfo": text,
     })))
 }
 
-/// `POST /sdapi/v1/interrupt`
+/// Whether there is another step than the client has seen.
+fn live_is_new(given: &Map<String, Value>, now: &Snapshot) -> bool {
+    given.get("id_live_preview").and_then(Value::as_i64).unwrap_or(-1) != i64::from(now.step)
+}
+
+/// `GET /internal/pending-tasks`
+pub(crate) async fn pending_tasks(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
+    let waiting = app.queue.waiting();
+    let tasks: Vec<&str> = waiting.iter().filter(|j| j.owner == request.caller).map(|j| j.id.as_str()).collect();
+    Ok(json_ok(&json!({ "size": tasks.len(), "tasks": tasks })))
+}
+
+/// `POST /sdapi/v1/interrupt` and `skip`: the running request ends with the pictures as they are now; one that only
+/// waits is cancelled. All pictures of a request are drawn together, so there is no next one to skip to.
 pub(crate) async fn interrupt(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    if let Some(job) = unfinished(&app, &request.caller).first() {
+    if let Some(job) = unfinished(&app, &request.caller).first()
+        && !job.request_wrap_up()
+    {
         job.request_cancel();
         app.queue.sweep();
     }
@@ -81,24 +114,23 @@ pub(crate) async fn interrupt(app: Arc<App>, request: Request) -> Result<Respons
 
 /// `GET /sdapi/v1/options`
 pub(crate) async fn options(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    Ok(json_ok(&json!({
-        "sd_model_checkpoint": app.default_model(), "sd_checkpoint_hash": null, "sd_vae": "Automatic", "CLIP_stop_at_last_layers": 1,
-        "samples_format": "png", "randn_source": "CPU",
-    })))
+    Ok(json_ok(&options::all(&app).into()))
 }
 
 /// `POST /sdapi/v1/options`
 pub(crate) async fn set_options(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     let given = body::json_object(request, &app.config.limits).await?;
-    if let Some(title) = given.get("sd_model_checkpoint").and_then(Value::as_str) {
-        let name = checkpoint_name(title);
+    let known = options::read(&given)?;
+    if let Some(name) = options::checkpoint(&given) {
         let work = app.clone();
         // As in A1111 the answer comes when the model is there.
         let loaded = tokio::task::spawn_blocking(move || work.engine.load_model(&name))
             .await
-            .map_err(|_| Fault::internal("the model could not be loaded"))??;
+            .map_err(|_| Fault::internal("the model could not be loaded"))?
+            .map_err(|fault| fault.about("sd_model_checkpoint"))?;
         app.set_default_model(&loaded.key);
     }
+    app.sdapi_options.change(known);
     Ok(json_ok(&Value::Null))
 }
 
@@ -126,7 +158,9 @@ pub(crate) async fn png_info(app: Arc<App>, request: Request) -> Result<Response
     let recipe = tokio::task::spawn_blocking(move || build::recipe_of(&text))
         .await
         .map_err(|_| Fault::internal("the picture could not be read"))??;
-    let info = recipe["parameters"].as_str().unwrap_or_default();
+    let Some(info) = recipe["parameters"].as_str() else {
+        return Ok(json_ok(&json!({ "info": "", "items": {}, "parameters": {} })));
+    };
     Ok(json_ok(&json!({ "info": info, "items": { "parameters": info }, "parameters": recipe["items"] })))
 }
 
