@@ -1,6 +1,7 @@
-//! Project commands: `cargo xtask serve | test | bench | golden`.
+//! Project commands: `cargo xtask serve | test | clients | bench | golden`.
 
 mod bench;
+mod clients;
 mod serve;
 mod shell;
 mod test;
@@ -13,6 +14,7 @@ Project commands
   cargo xtask serve [OPTIONS]   build host and plugin, start on the bundled model, print the URL
                                 (options go to sd-worker: --port 9000, --model NAME, …)
   cargo xtask test              format, lints, documentation, every test
+  cargo xtask clients [NAME]    try the worker with stock clients (installs them from PyPI and npm below the target folder)
   cargo xtask bench             measure; beside diffusers where Python has it
   cargo xtask golden [OPTIONS]  make the golden files anew (needs Python with tests/golden/requirements.txt)
 ";
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_str() {
         "serve" => serve::run(&rest),
         "test" => test::run(),
+        "clients" => clients::run(&rest),
         "bench" => bench::run(&rest),
         "golden" => shell::python("tests/golden/make.py", &rest),
         "" | "help" | "--help" | "-h" => {
