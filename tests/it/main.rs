@@ -5,6 +5,8 @@
 mod abuse; // malformed requests, hostile bodies
 mod edit; // masks, sizes, outpainting, variations
 mod embeddings; // textual inversion
+#[cfg(unix)]
+mod generate; // drawing from the command line, pictures in terminals
 mod hires; // second passes against two requests and against diffusers
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod models; // several models on one device: which stay, which go

@@ -3,7 +3,11 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod client;
+#[cfg(unix)]
+mod terminal;
 mod worker;
 
 pub use client::{Answer, Client, EventReader};
+#[cfg(unix)]
+pub use terminal::{Answers, Terminal};
 pub use worker::{Worker, WorkerOptions, bundled_models, program, root};

@@ -442,7 +442,8 @@ pub(crate) fn check(table: &'static [Field], body: &Map<String, Value>) -> Resul
 }
 
 impl Kind {
-    fn check(self, value: &Value) -> Result<Checked, String> {
+    /// A value of this kind, or what it must be.
+    pub(crate) fn check(self, value: &Value) -> Result<Checked, String> {
         let wrong = || format!("must be {}", self.describe());
         match self {
             Kind::Int { min, max, step } => {

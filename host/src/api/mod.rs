@@ -4,7 +4,7 @@ mod body;
 mod build;
 mod dialects;
 mod edit_fields;
-mod fields;
+pub(crate) mod fields;
 mod hires;
 mod http;
 mod jobs;

@@ -5,11 +5,13 @@ mod doctor;
 mod generate;
 mod inspect;
 mod models;
+mod screen;
 mod serve;
 mod terminal;
 
 use crate::config::{BackendArgs, LogArgs, ModelArgs, ServeArgs, apply_file};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use generate::GenerateArgs;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 /// Exit code of wrong usage or settings (`EX_USAGE` of sysexits.h).
@@ -19,7 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   sd-worker                                        serve the bundled model on http://127.0.0.1:8600
   sd-worker --port 9000 --model sd-v1-5            serve another model on another port
-  sd-worker generate --prompt 'red apple' -o apple.png
+  sd-worker generate -p 'red apple' -o apple.png     draw from the command line
   sd-worker backend list                           what drives which device, and why
   sd-worker doctor                                 what was found here, and what to do about the rest";
 
@@ -38,6 +40,7 @@ enum Command {
     /// Serve over HTTP; what happens without a subcommand
     Serve(Box<ServeArgs>),
     /// Draw from the command line
+    #[command(after_help = generate::EXIT_CODES)]
     Generate(Box<GenerateArgs>),
     /// Backend plugins
     #[command(subcommand)]
@@ -63,66 +66,6 @@ enum Command {
         #[arg(long, env = "SD_WORKER_URL", default_value = "http://127.0.0.1:8600")]
         url: String,
     },
-}
-
-/// Drawing from the command line.
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    /// What to paint
-    #[arg(long, short)]
-    pub(crate) prompt: String,
-    /// What not to paint
-    #[arg(long)]
-    pub(crate) negative_prompt: Option<String>,
-    /// Where the picture goes: a file, or with several pictures a folder
-    #[arg(long, short, default_value = "out.png")]
-    pub(crate) out: PathBuf,
-    /// Pictures to make
-    #[arg(short, long, default_value_t = 1)]
-    pub(crate) n: u32,
-    /// Width in pixels
-    #[arg(long)]
-    pub(crate) width: Option<u32>,
-    /// Height in pixels
-    #[arg(long)]
-    pub(crate) height: Option<u32>,
-    /// Denoising steps
-    #[arg(long)]
-    pub(crate) steps: Option<u32>,
-    /// Classifier-free guidance
-    #[arg(long)]
-    pub(crate) guidance_scale: Option<f64>,
-    /// The first picture's seed
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// The sampler
-    #[arg(long)]
-    pub(crate) sampler: Option<String>,
-    /// How the noise levels are spaced
-    #[arg(long)]
-    pub(crate) schedule: Option<String>,
-    /// A picture to start from
-    #[arg(long)]
-    pub(crate) init: Option<PathBuf>,
-    /// A mask: white = repaint
-    #[arg(long, requires = "init")]
-    pub(crate) mask: Option<PathBuf>,
-    /// How much of the picture is redone, 0 to 1
-    #[arg(long)]
-    pub(crate) strength: Option<f64>,
-    /// Any other field of a job as `name=value`
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// Let a running worker draw, at this base URL
-    #[arg(long)]
-    pub(crate) url: Option<String>,
-    /// The running worker's token
-    #[arg(long, env = "SD_WORKER_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<String>,
-    #[command(flatten)]
-    pub(crate) backends: BackendArgs,
-    #[command(flatten)]
-    pub(crate) models: ModelArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -213,13 +156,16 @@ pub fn main(preset: Option<&str>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    if let Err(error) = crate::telemetry::init(cli.log.log_format.into(), &cli.log.log) {
+    // Whoever draws at a terminal wants to see the picture, not the log.
+    let usual = if matches!(cli.command, Command::Generate(_)) { "warn" } else { "info" };
+    let filter = cli.log.log.as_deref().unwrap_or(usual);
+    if let Err(error) = crate::telemetry::init(cli.log.log_format.into(), filter) {
         terminal::complain(&error.to_string());
         return ExitCode::from(EX_USAGE);
     }
     let outcome = match cli.command {
         Command::Serve(args) => return serve::run(*args),
-        Command::Generate(args) => generate::run(&args),
+        Command::Generate(args) => return generate::run(&args),
         Command::Backend(command) => backends::run(&command),
         Command::Models(command) => models::run(&command),
         Command::Inspect { file } => inspect::run(&file),

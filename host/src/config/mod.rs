@@ -85,9 +85,10 @@ pub struct LogArgs {
     /// How log lines look
     #[arg(long, env = "SD_WORKER_LOG_FORMAT", value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
-    /// Which log lines are written: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `sd_worker=debug`
-    #[arg(long, env = "SD_WORKER_LOG", default_value = "info", global = true)]
-    pub log: String,
+    /// Which log lines are written: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `sd_worker=debug`.
+    /// Without it: `info`, and `warn` for `generate`
+    #[arg(long, env = "SD_WORKER_LOG", global = true)]
+    pub log: Option<String>,
 }
 
 /// Everything `serve` takes.
