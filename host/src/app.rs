@@ -24,6 +24,9 @@ use std::{
 /// The model that is served when none is named.
 pub const BUNDLED_MODEL: &str = "emoji-sd";
 
+/// What the lanes wait longer than the watchdog of an isolated plugin: for its end, and a new start.
+const BEHIND: Duration = Duration::from_secs(60);
+
 /// Whether jobs are taken.
 #[derive(Debug, Clone)]
 pub struct Readiness {
@@ -169,8 +172,8 @@ impl App {
         if self.starting.load(Ordering::Acquire) {
             return not("starting", "a model is being loaded");
         }
-        if self.engine.is_broken() {
-            return not("broken", "the backend does not answer");
+        if let Some(reason) = self.engine.broken() {
+            return not("broken", &reason);
         }
         if let Some(fault) = self.start_fault.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             return not("broken", &fault.message);
@@ -234,14 +237,20 @@ pub fn model_places(args: &ModelArgs) -> sd_models::Library {
 }
 
 /// Looks for plugins as the flags say.
-pub fn scan(args: &BackendArgs) -> (Catalog, Choice) {
+/// `call_limit` bounds a single call into a plugin's process.
+pub fn scan(args: &BackendArgs, call_limit: Option<Duration>) -> (Catalog, Choice) {
     let isolate = match args.isolate {
         Isolate::Auto => sd_plugins::Isolate::Auto,
         Isolate::Always => sd_plugins::Isolate::Always,
         Isolate::Never => sd_plugins::Isolate::Never,
     };
     let child = std::env::current_exe().ok().map(|exe| vec![exe.into_os_string(), "plugin-child".into()]);
-    let search = Search { dirs: args.plugin_dir.clone(), isolate, child, cache: cache_dir(), ..Search::default() };
+    let mut limits = sd_plugins::Limits::default();
+    if let Some(limit) = call_limit {
+        limits = sd_plugins::Limits { first: limits.first.min(limit), floor: limits.floor.min(limit), ..limits };
+    }
+    let search =
+        Search { dirs: args.plugin_dir.clone(), isolate, child, limits, cache: cache_dir(), ..Search::default() };
     let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
     // Hives pass a bare index of the kind of device that the program was built for.
     let device = args.device.clone().filter(|d| d.parse::<u32>().is_err());
@@ -256,12 +265,12 @@ fn cache_dir() -> Option<PathBuf> {
 
 /// Opens the best device. The whole life of the backend is on the device's own thread, which opens it too.
 fn open_device(settings: &Settings) -> Result<(Device, usize, Report), Fault> {
-    let (catalog, choice) = scan(&settings.backends);
+    let (catalog, choice) = scan(&settings.backends, Some(settings.call_limit));
     let report = catalog.report(&choice);
     let lanes = settings.lanes;
     let (device, about) = Device::start(settings.call_limit, move || {
         let opened = catalog.open(&choice, &|id| tracing_host(id))?;
-        let gpu = opened.hardware.kind == HwKind::GPU;
+        let about = (opened.hardware.kind == HwKind::GPU, opened.isolated);
         for failed in &opened.failed {
             tracing::warn!(code = failed.code(), "a better backend failed: {failed}");
         }
@@ -272,9 +281,12 @@ fn open_device(settings: &Settings) -> Result<(Device, usize, Report), Fault> {
             isolated = opened.isolated,
             "backend opened"
         );
-        Ok::<_, PluginError>((opened.backend, opened.id, opened.device, gpu))
+        Ok::<_, PluginError>((opened.backend, opened.id, opened.device, about))
     })?;
-    Ok((device, lanes.unwrap_or(if about { 4 } else { 1 }), report))
+    let (gpu, isolated) = about;
+    // A process of its own has a watchdog, which knows progress from silence; the lanes' own limit only stands behind it.
+    let device = if isolated { device.with_call_limit(settings.call_limit * 4 + BEHIND) } else { device };
+    Ok((device, lanes.unwrap_or(if gpu { 4 } else { 1 }), report))
 }
 
 impl From<PluginError> for Fault {

@@ -89,7 +89,7 @@ codes! {
     BackendError = "backend_error", 500, true;
     /// The backend panicked; the panic was caught.
     BackendPanic = "backend_panic", 500, true;
-    /// The backend's process died.
+    /// The backend's process died or lost its device, twice in a row for a job.
     BackendDied = "backend_died", 500, true;
     /// The backend does not answer.
     BackendHung = "backend_hung", 500, true;
@@ -151,7 +151,7 @@ impl From<AbiError> for Fault {
             Code::UNSUPPORTED => FaultCode::Unsupported,
             Code::NOT_FOUND | Code::DATA_LOSS => FaultCode::ModelInvalid,
             Code::PANICKED => FaultCode::BackendPanic,
-            Code::WORKER_DIED => FaultCode::BackendDied,
+            Code::WORKER_DIED | Code::DEVICE_LOST => FaultCode::BackendDied,
             Code::TIMEOUT => FaultCode::BackendHung,
             _ => FaultCode::BackendError,
         };

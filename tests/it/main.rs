@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod abuse; // malformed requests, hostile bodies
+mod crash; // plugins that die or hang in processes of their own
 mod edit; // masks, sizes, outpainting, variations
 mod embeddings; // textual inversion
 #[cfg(unix)]

@@ -4,6 +4,7 @@ use crate::deeds::{self, Deed};
 use backend_api::{AbiError, ModelSource, Param, find};
 use std::{
     collections::HashMap,
+    ops::RangeInclusive,
     sync::{Mutex, PoisonError},
 };
 
@@ -14,8 +15,8 @@ struct Line {
     method: String,
     /// The call at which it happens; `None` = all.
     call: Option<u64>,
-    /// Done only in the first process of a backend.
-    first: bool,
+    /// The processes of a backend in which it happens.
+    processes: RangeInclusive<u64>,
 }
 
 /// A script, and the place where calls are counted.
@@ -47,18 +48,16 @@ impl Script {
     }
 
     fn parse(text: &str) -> Result<Self, AbiError> {
-        let bad = |part: &str| AbiError::invalid(format!("`{part}` is no `deed@method[:n][?first]`"));
+        let bad = |part: &str| AbiError::invalid(format!("`{part}` is no `deed@method[:n][?first|?a..b]`"));
         let line = |part: &str| {
             let (deed, rest) = part.split_once('@').ok_or_else(|| bad(part))?;
-            let (rest, first) = match rest.strip_suffix("?first") {
-                Some(rest) => (rest, true),
-                None => (rest, false),
-            };
+            let (rest, range) = rest.split_once('?').unwrap_or((rest, ".."));
+            let processes = processes(range).ok_or_else(|| bad(part))?;
             let (method, call) = match rest.split_once(':') {
                 Some((method, n)) => (method, Some(n.parse().map_err(|_| bad(part))?)),
                 None => (rest, None),
             };
-            Ok(Line { deed: Deed::parse(deed).ok_or_else(|| bad(part))?, method: method.to_owned(), call, first })
+            Ok(Line { deed: Deed::parse(deed).ok_or_else(|| bad(part))?, method: method.to_owned(), call, processes })
         };
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(line).collect::<Result<_, _>>().map(Script)
     }
@@ -72,7 +71,7 @@ impl Script {
             *count
         };
         let due = |line: &&Line| {
-            line.method == method && line.call.is_none_or(|call| call == n) && (!line.first || first_process())
+            line.method == method && line.call.is_none_or(|call| call == n) && line.processes.contains(&process())
         };
         let mut left = Vec::new();
         for line in self.0.iter().filter(due) {
@@ -82,7 +81,15 @@ impl Script {
     }
 }
 
-/// Whether no other process of this backend came before: the host counts them for its children.
-fn first_process() -> bool {
-    std::env::var("SD_PLUGIN_PROCESS").is_ok_and(|n| n == "1") || std::env::var_os("SD_PLUGIN_PROCESS").is_none()
+/// `first` is the first process; `a..b` are those from `a` to `b`, both included, either of them left out.
+fn processes(text: &str) -> Option<RangeInclusive<u64>> {
+    let (from, to) = if text == "first" { ("", "1") } else { text.split_once("..")? };
+    let from = if from.is_empty() { 0 } else { from.parse().ok()? };
+    let to = if to.is_empty() { u64::MAX } else { to.parse().ok()? };
+    Some(from..=to)
+}
+
+/// The number of this process among those of its backend: the host counts them from 1 for its children.
+fn process() -> u64 {
+    std::env::var("SD_PLUGIN_PROCESS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
 }

@@ -42,7 +42,7 @@ impl Reopening {
         let backend = self.now();
         let result = call(&backend);
         if let RErr(e) = &result
-            && [Code::PANICKED, Code::PRECONDITION].contains(&e.code)
+            && [Code::PANICKED, Code::PRECONDITION, Code::DEVICE_LOST].contains(&e.code)
             && let Ok(new) = fresh(self.library, &self.device, &self.options, &self.host)
         {
             let mut slot = self.backend.write().unwrap_or_else(PoisonError::into_inner);

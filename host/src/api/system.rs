@@ -32,7 +32,10 @@ pub(crate) async fn info(app: Arc<App>, _request: Request) -> Result<Response, A
         .engine
         .places()
         .iter()
-        .map(|p| json!({ "device": p.device, "backend": p.backend, "model": p.models.first(), "models": p.models }))
+        .map(|p| {
+            json!({ "device": p.device, "backend": p.backend, "model": p.models.first(), "models": p.models,
+            "state": if p.trouble.is_none() { "ready" } else { "broken" }, "reason": p.trouble })
+        })
         .collect();
     Ok(json_ok(&json!({
         "id": app.config.worker_id, "implementation": "sd-worker", "version": env!("CARGO_PKG_VERSION"),

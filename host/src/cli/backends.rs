@@ -26,7 +26,7 @@ pub(super) fn run(command: &BackendCommand) -> Result<(), Fault> {
 }
 
 fn list(json: bool, backends: &BackendArgs) -> Result<(), Fault> {
-    let (catalog, choice) = app::scan(backends);
+    let (catalog, choice) = app::scan(backends, None);
     let report = catalog.report(&choice);
     if json {
         say(&serde_json::to_string_pretty(&report).map_err(|e| Fault::internal(e.to_string()))?);
@@ -47,7 +47,7 @@ fn check(
 ) -> Result<(), Fault> {
     let (library, named) = Library::new(app::model_places(models), models.model.as_deref())?;
     let source = library.resolve(&named.unwrap_or_else(|| app::BUNDLED_MODEL.to_owned()))?.source();
-    let (catalog, choice) = app::scan(backends);
+    let (catalog, choice) = app::scan(backends, None);
     let options = choice.options.clone();
     let reference = catalog.open(&Choice { options: Vec::new(), ..choice }, &|id| sd_plugins::tracing_host(id)).ok();
     let search = Search { isolate: sd_plugins::Isolate::Never, ..Search::default() };

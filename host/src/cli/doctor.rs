@@ -10,7 +10,7 @@ use sd_plugins::State;
 use std::time::Duration;
 
 pub(super) fn run(backend_args: &BackendArgs, model_args: &ModelArgs) -> Result<(), Fault> {
-    let (catalog, choice) = app::scan(backend_args);
+    let (catalog, choice) = app::scan(backend_args, None);
     let report = catalog.report(&choice);
     backends::print(&report);
     say("\nModels");

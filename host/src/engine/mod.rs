@@ -10,6 +10,7 @@ mod device;
 mod hires;
 mod mount;
 mod pictures;
+mod place;
 mod preview;
 mod room;
 mod run;
@@ -31,6 +32,7 @@ use crate::{
 };
 use device::Task;
 use mount::{Mount, Want};
+use place::{Condition, Place, is_death};
 use shelf::Source;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -44,6 +46,8 @@ use std::{
 
 /// How long a lane waits for a job before it looks after its device.
 const IDLE: Duration = Duration::from_millis(500);
+/// How often a lane looks at a device that does not work.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What a device is and holds, for people and programs.
 #[derive(Debug, Clone)]
@@ -54,12 +58,8 @@ pub struct PlaceView {
     pub backend: String,
     /// The models on it, the one used last first.
     pub models: Vec<String>,
-}
-
-/// A device with its models, as lanes work on it.
-#[derive(Debug)]
-struct Place {
-    mount: Arc<Mount>,
+    /// Why no job runs there; `None` when they do.
+    pub trouble: Option<String>,
 }
 
 /// All devices and their lanes.
@@ -90,7 +90,7 @@ impl Engine {
         let lanes: Vec<usize> = devices.iter().map(|(_, lanes)| *lanes).collect();
         let places = devices
             .into_iter()
-            .map(|(device, _)| Arc::new(Place { mount: Mount::new(device, max_models, metrics.clone()) }))
+            .map(|(device, _)| Arc::new(Place::new(Mount::new(device, max_models, metrics.clone()))))
             .collect();
         let engine = Arc::new(Engine {
             places,
@@ -106,7 +106,7 @@ impl Engine {
         for (place, count) in engine.places.iter().zip(lanes) {
             for lane in 0..count {
                 let (engine_, place) = (engine.clone(), place.clone());
-                let name = format!("lane {lane} {}", place.mount.device.label);
+                let name = format!("lane {lane} {}", place.label);
                 let handle = std::thread::Builder::new().name(name).spawn(move || engine_.lane(&place))?;
                 engine.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
             }
@@ -116,27 +116,28 @@ impl Engine {
 
     /// The devices.
     pub fn devices(&self) -> Vec<Device> {
-        self.places.iter().map(|p| p.mount.device.clone()).collect()
+        self.places.iter().map(|p| p.mount().device.clone()).collect()
     }
 
     /// What each device is and holds.
     pub fn places(&self) -> Vec<PlaceView> {
         let view = |p: &Arc<Place>| PlaceView {
-            device: p.mount.device.label.to_string(),
-            backend: p.mount.device.backend.to_string(),
-            models: p.mount.models(),
+            device: p.label.clone(),
+            backend: p.mount().device.backend.to_string(),
+            models: p.mount().models(),
+            trouble: p.trouble(),
         };
         self.places.iter().map(view).collect()
     }
 
     /// The model used last on the first device that has one.
     pub fn loaded_model(&self) -> Option<String> {
-        self.places.iter().find_map(|p| p.mount.models().into_iter().next())
+        self.places.iter().find_map(|p| p.mount().models().into_iter().next())
     }
 
     /// All loaded models, each once.
     pub fn loaded_models(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.places.iter().flat_map(|p| p.mount.models()).collect();
+        let mut all: Vec<String> = self.places.iter().flat_map(|p| p.mount().models()).collect();
         let mut seen = std::collections::HashSet::new();
         all.retain(|m| seen.insert(m.clone()));
         all
@@ -152,9 +153,10 @@ impl Engine {
         Duration::from_millis(self.mean_job_ms.load(Ordering::Relaxed) as u64)
     }
 
-    /// Whether every device hangs.
-    pub fn is_broken(&self) -> bool {
-        self.places.iter().all(|p| p.mount.device.is_stuck())
+    /// Why no job runs on any device; `None` when one works.
+    pub fn broken(&self) -> Option<String> {
+        let reasons: Option<Vec<String>> = self.places.iter().map(|p| p.trouble()).collect();
+        reasons.map(|all| all.join("; "))
     }
 
     /// Loads a model on the device that does least, outside any job. Blocks.
@@ -162,8 +164,8 @@ impl Engine {
         let place = self
             .places
             .iter()
-            .find(|p| p.mount.holds(name))
-            .or_else(|| self.places.iter().min_by_key(|p| p.mount.users()))
+            .find(|p| p.mount().holds(name))
+            .or_else(|| self.places.iter().min_by_key(|p| p.mount().users()))
             .ok_or_else(|| Fault::new(FaultCode::NotReady, "there is no device"))?;
         let quiet: LoadProgress = Arc::new(|_, _| ());
         Ok(self.hold(place, name, &Arc::default(), &quiet)?.loaded.clone())
@@ -173,7 +175,7 @@ impl Engine {
     pub fn unload_model(&self, name: &str) -> Result<bool, Fault> {
         let mut found = false;
         for place in &self.places {
-            found |= place.mount.take_down(name)?;
+            found |= place.mount().take_down(name)?;
         }
         Ok(found)
     }
@@ -198,32 +200,79 @@ impl Engine {
 
     fn lane(&self, place: &Place) {
         while !self.stop.load(Ordering::Acquire) {
-            if place.mount.device.is_stuck() {
-                std::thread::sleep(IDLE);
-                continue;
+            match place.condition() {
+                Condition::Fine => {}
+                Condition::Try(model) => {
+                    self.revive(place, &model);
+                    continue;
+                }
+                Condition::Stuck | Condition::Broken => {
+                    self.refuse_waiting();
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
             }
+            let mount = place.mount();
             if let Some(limit) = self.idle_unload {
-                place.mount.take_down_idle(limit);
+                mount.take_down_idle(limit);
             }
-            let Some(job) = self.queue.pop(&|model| place.mount.holds(model), IDLE) else { continue };
+            let Some(job) = self.queue.pop(&|model| mount.holds(model), IDLE) else { continue };
+            drop(mount);
             self.running.fetch_add(1, Ordering::AcqRel);
             self.run(place, &job);
             self.running.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    fn run(&self, place: &Place, job: &Arc<Job>) {
-        if !job.start(&place.mount.device.label) {
+    /// Tries whether the backend works again, by loading a model.
+    fn revive(&self, place: &Place, model: &str) {
+        let quiet: LoadProgress = Arc::new(|_, _| ());
+        let outcome = self.hold(place, model, &Arc::default(), &quiet).map(|_| ());
+        if place.tried(model, outcome.as_ref().err()) {
+            tracing::info!(device = place.label, "the backend works again");
+        } else if let Err(fault) = &outcome {
+            place.mount().retire(None);
+            tracing::error!(device = place.label, message = %fault.message, "the backend does not come back; it is tried again");
+        }
+    }
+
+    /// When no device works, waiting jobs would wait for ever.
+    fn refuse_waiting(&self) {
+        let Some(reason) = self.broken() else { return };
+        for job in self.queue.take_all() {
+            let fault = Fault::new(FaultCode::BackendDied, format!("no device works: {reason}"));
+            self.metrics.job_finished(job.spec.operation.into(), Ended::Failed(fault.code.as_str()), None);
+            job.finish(Outcome::Failed(fault));
+        }
+    }
+
+    /// Where a job whose backend died may run again: there, or elsewhere when a hanging call keeps its place.
+    fn second_place<'p>(&'p self, first: &'p Place) -> Option<&'p Place> {
+        if !first.mount().device.is_stuck() {
+            return Some(first);
+        }
+        self.places.iter().map(Arc::as_ref).find(|p| p.trouble().is_none())
+    }
+
+    fn run(&self, first: &Place, job: &Arc<Job>) {
+        if !job.start(&first.label) {
             return;
         }
         let since = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| run::job(self, place, job)));
-        let outcome = match outcome {
-            Ok(Ok(())) => Outcome::Complete,
-            Ok(Err(fault)) if fault.code == FaultCode::Cancelled => Outcome::Cancelled,
-            Ok(Err(fault)) => Outcome::Failed(fault),
-            Err(_) => Outcome::Failed(Fault::internal("the worker failed on this job")),
-        };
+        let mut outcome = self.attempt(first, job);
+        let mut place = first;
+        if let Outcome::Failed(fault) = &outcome
+            && is_death(fault.code)
+        {
+            if job.cancel_requested() {
+                outcome = Outcome::Cancelled;
+            } else if let Some(second) = self.second_place(first) {
+                tracing::warn!(job_id = %job.id, code = fault.code.as_str(), message = %fault.message, "running the job once more");
+                job.restart(&format!("{}; the job runs once more from its start", fault.message));
+                place = second;
+                outcome = self.attempt(second, job);
+            }
+        }
         let label = match &outcome {
             Outcome::Complete => "ok",
             Outcome::Cancelled => "cancelled",
@@ -231,17 +280,10 @@ impl Engine {
         };
         let took = since.elapsed();
         tracing::info!(job_id = %job.id, outcome = label, seconds = took.as_secs_f64(), "job ended");
+        let mut died = false;
         if let Outcome::Failed(fault) = &outcome {
             tracing::warn!(job_id = %job.id, code = fault.code.as_str(), message = %fault.message, "job failed");
-            match fault.code {
-                // With its process every model is gone.
-                FaultCode::BackendDied | FaultCode::BackendHung => place.mount.retire(None),
-                // After a caught panic the session refuses everything: the next job gets a fresh one.
-                FaultCode::BackendPanic | FaultCode::OutOfMemory | FaultCode::BackendError => {
-                    place.mount.retire(Some(&job.spec.model));
-                }
-                _ => {}
-            }
+            died = is_death(fault.code) && !place.mount().device.is_stuck();
         }
         if matches!(outcome, Outcome::Complete) {
             let mean = self.mean_job_ms.load(Ordering::Relaxed) as u64;
@@ -250,6 +292,35 @@ impl Engine {
         }
         self.measure(job, &outcome, took);
         job.finish(outcome);
+        if died {
+            // Twice in a row: is it the job, or does the backend not come back at all?
+            self.revive(place, &job.spec.model);
+        }
+    }
+
+    /// Runs a job, and takes down what its failure spoiled.
+    fn attempt(&self, place: &Place, job: &Arc<Job>) -> Outcome {
+        let mount = place.mount();
+        match catch_unwind(AssertUnwindSafe(|| run::job(self, place, job))) {
+            Ok(Ok(())) => Outcome::Complete,
+            Ok(Err(fault)) if fault.code == FaultCode::Cancelled => Outcome::Cancelled,
+            Ok(Err(fault)) => {
+                match fault.code {
+                    // With its process every model is gone.
+                    FaultCode::BackendDied | FaultCode::BackendHung => {
+                        self.metrics.backend_died(&place.label);
+                        mount.retire(None);
+                    }
+                    // After a caught panic the session refuses everything: the next job gets a fresh one.
+                    FaultCode::BackendPanic | FaultCode::OutOfMemory | FaultCode::BackendError => {
+                        mount.retire(Some(&job.spec.model));
+                    }
+                    _ => {}
+                }
+                Outcome::Failed(fault)
+            }
+            Err(_) => Outcome::Failed(Fault::internal("the worker failed on this job")),
+        }
     }
 
     fn measure(&self, job: &Job, outcome: &Outcome, took: Duration) {
@@ -301,7 +372,7 @@ impl Engine {
         let finders: Vec<_> = names.iter().map(|name| || self.source(name)).collect();
         let wants: Vec<Want<'_>> =
             names.iter().zip(&finders).map(|(key, find)| Want { key, task: Task::Diffusion, find }).collect();
-        place.mount.hold(&wants, stop, progress)?.into_iter().map(Session::new).collect()
+        place.mount().hold(&wants, stop, progress)?.into_iter().map(Session::new).collect()
     }
 
     fn source(&self, name: &str) -> Result<Source, Fault> {

@@ -76,17 +76,20 @@ pub(super) fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(),
     let text = recipe.infotext();
     let bytes = recipe::encode(&picture, run.spec, &recipe, &text)?;
     let (width, height) = (picture.width, picture.height);
-    run.job.add_picture(Finished {
-        bytes: Arc::new(bytes),
-        media_type: run.spec.format.media_type(),
-        seed,
-        width,
-        height,
-        infotext: text.into(),
-    });
+    let new = run.job.add_picture(
+        index,
+        Finished {
+            bytes: Arc::new(bytes),
+            media_type: run.spec.format.media_type(),
+            seed,
+            width,
+            height,
+            infotext: text.into(),
+        },
+    );
     run.job.time(|t| t.write += writing.elapsed());
     // A job of one picture tells it in its last event.
-    if run.spec.n > 1 {
+    if run.spec.n > 1 && new {
         let url = format!("/v1/jobs/{}/images/{index}", run.job.id);
         run.job.publish("image", json!({ "index": index, "seed": seed, "width": width, "height": height, "url": url, "format": run.spec.format.extension() }));
     }

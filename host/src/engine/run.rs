@@ -161,7 +161,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         loaded: &session.loaded,
         embeddings: engine.library.embeddings(&model),
         stop,
-        deadline: began + spec.timeout,
+        deadline: job.started().unwrap_or(began) + spec.timeout,
         images: 0..spec.n as usize,
         pass: Pass::First,
     };

@@ -340,9 +340,34 @@ impl Job {
         f(&mut self.lock().timings);
     }
 
-    /// Adds a finished picture.
-    pub fn add_picture(&self, picture: Picture) {
-        self.lock().pictures.push(picture);
+    /// Adds the finished picture of an index. `false` when it replaces one that was there before the job ran again.
+    pub fn add_picture(&self, index: usize, picture: Picture) -> bool {
+        let mut inner = self.lock();
+        match inner.pictures.get_mut(index) {
+            Some(old) => {
+                *old = picture;
+                false
+            }
+            None => {
+                inner.pictures.push(picture);
+                true
+            }
+        }
+    }
+
+    /// The job runs again from its start. Pictures that are there stay: the same seed gives the same ones.
+    pub fn restart(&self, why: &str) {
+        {
+            let mut inner = self.lock();
+            inner.step = 0;
+            inner.timings = Timings { queue: inner.timings.queue, ..Timings::default() };
+        }
+        self.publish("narration", json!({ "action": "retry", "human": why }));
+    }
+
+    /// When the run began.
+    pub fn started(&self) -> Option<Instant> {
+        self.lock().started
     }
 
     /// Ends the job: exactly one terminal event, the first call wins.

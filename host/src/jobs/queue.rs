@@ -135,6 +135,11 @@ impl Queue {
         left
     }
 
+    /// Hands out all waiting jobs.
+    pub fn take_all(&self) -> Vec<Arc<Job>> {
+        std::mem::take(&mut self.lock().waiting)
+    }
+
     /// Frees the places of jobs that ended while they waited.
     pub fn sweep(&self) {
         self.lock().forget_ended();

@@ -97,6 +97,7 @@ pub struct Metrics {
     load_duration: Histogram,
     loaded: IntGaugeVec,
     swaps: IntCounterVec,
+    deaths: IntCounterVec,
     device_memory: IntGaugeVec,
     /// Event streams open now.
     pub sse_streams: IntGauge,
@@ -139,6 +140,7 @@ impl Metrics {
             load_duration: histogram(r, "model_load_duration_seconds", "Loading a model.", LONG)?,
             loaded: gauges(r, "model_loaded_info", "On how many devices each model is in memory.", &["model", "hash"])?,
             swaps: counters(r, "model_swaps_total", "Changes of the loaded model.", &["outcome"])?,
+            deaths: counters(r, "backend_deaths_total", "Times that a backend died or hung.", &["device"])?,
             device_memory: gauges(r, "device_memory_bytes", "Memory of a device.", &["device", "state"])?,
             sse_streams: gauge(r, "sse_streams", "Event streams open.")?,
             sse_dropped: counters(r, "sse_dropped_total", "Event streams ended by the server.", &["reason"])?,
@@ -229,6 +231,11 @@ impl Metrics {
             // Just made or found, so that it is there to be removed.
             let _ = self.loaded.remove_label_values(&labels);
         }
+    }
+
+    /// The backend of a device died, hung or lost its device.
+    pub fn backend_died(&self, device: &str) {
+        self.deaths.with_label_values(&[device]).inc();
     }
 
     /// The loaded model changed, or could not be changed.
@@ -361,7 +368,7 @@ mod tests {
     const NAMES: &str = "
         process_cpu_seconds_total process_max_fds process_open_fds process_resident_memory_bytes
         process_start_time_seconds process_threads process_virtual_memory_bytes
-        sd_worker_accept_errors_total sd_worker_build_info sd_worker_connections_accepted_total
+        sd_worker_accept_errors_total sd_worker_backend_deaths_total sd_worker_build_info sd_worker_connections_accepted_total
         sd_worker_connections_closed_total sd_worker_connections_open sd_worker_device_memory_bytes
         sd_worker_heartbeat_failures_total sd_worker_http_request_duration_seconds sd_worker_images_total
         sd_worker_job_duration_seconds sd_worker_jobs_accepted_total sd_worker_jobs_finished_total
@@ -381,6 +388,7 @@ mod tests {
         m.model_loaded("emoji-sd", "abc", t);
         m.model_swap(true);
         m.device_memory("cpu:0", "used", 1 << 40);
+        m.backend_died("cpu:0");
         m.sse_dropped("stalled_reader");
         m.http_request("/v1/jobs/{id}", &http::Method::GET, 200, t);
         m

@@ -62,6 +62,12 @@ impl Device {
         Ok((Device { label: label.into(), backend: id.into(), commands, stuck: Arc::default(), call_limit }, fact))
     }
 
+    /// The same device with another limit for a single call.
+    #[must_use]
+    pub fn with_call_limit(self, call_limit: Duration) -> Self {
+        Device { call_limit, ..self }
+    }
+
     /// Whether a call outlived its limit and has not come back.
     pub fn is_stuck(&self) -> bool {
         self.stuck.load(Ordering::Acquire)

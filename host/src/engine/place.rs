@@ -1,0 +1,111 @@
+//! One device over time: the backend that serves there now, and whether it can.
+
+use super::mount::Mount;
+use crate::fault::{Fault, FaultCode};
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+/// The first pause before a backend that does not come back is tried again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A device with its models, as lanes work on it.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// A label such as `cpu` or `cuda:0`.
+    pub(super) label: String,
+    mount: RwLock<Arc<Mount>>,
+    broken: Mutex<Option<Broken>>,
+}
+
+/// A backend that did not come back.
+#[derive(Debug)]
+struct Broken {
+    reason: String,
+    /// The model that it is tried with.
+    model: String,
+    pause: Duration,
+    next: Instant,
+}
+
+/// What a lane may do at a place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Take jobs.
+    Fine,
+    /// Nothing: a call in this process never came back.
+    Stuck,
+    /// Nothing yet.
+    Broken,
+    /// Try the backend with this model; no other lane was told to.
+    Try(String),
+}
+
+/// Whether a fault says that the backend itself is gone, and not that it refused.
+pub(super) fn is_death(code: FaultCode) -> bool {
+    matches!(code, FaultCode::BackendDied | FaultCode::BackendHung)
+}
+
+impl Place {
+    pub(super) fn new(mount: Arc<Mount>) -> Self {
+        let label = mount.device.label.to_string();
+        Place { label, mount: RwLock::new(mount), broken: Mutex::default() }
+    }
+
+    /// The backend that serves here now.
+    pub(super) fn mount(&self) -> Arc<Mount> {
+        self.mount.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn broken(&self) -> std::sync::MutexGuard<'_, Option<Broken>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why no job runs here; `None` when they do.
+    pub(super) fn trouble(&self) -> Option<String> {
+        if self.mount().device.is_stuck() {
+            return Some("a call into the backend does not come back, and it runs in this process: restart the worker, and see --isolate".to_owned());
+        }
+        self.broken().as_ref().map(|b| b.reason.clone())
+    }
+
+    /// What a lane may do now.
+    pub(super) fn condition(&self) -> Condition {
+        if self.mount().device.is_stuck() {
+            return Condition::Stuck;
+        }
+        match self.broken().as_mut() {
+            None => Condition::Fine,
+            Some(b) if b.next > Instant::now() => Condition::Broken,
+            Some(b) => {
+                // Until the outcome is told nobody else tries.
+                b.next = Instant::now() + Duration::from_secs(3600);
+                Condition::Try(b.model.clone())
+            }
+        }
+    }
+
+    /// The backend was tried with a model: says whether it works from now on.
+    pub(super) fn tried(&self, model: &str, failure: Option<&Fault>) -> bool {
+        let mut broken = self.broken();
+        match failure {
+            Some(fault) if is_death(fault.code) || fault.code == FaultCode::BackendError => {
+                let pause = broken.as_ref().map_or(FIRST_PAUSE, |b| (b.pause * 2).min(LONGEST_PAUSE));
+                *broken = Some(Broken {
+                    reason: format!("{}: {}", self.label, fault.message),
+                    model: model.to_owned(),
+                    pause,
+                    next: Instant::now() + pause,
+                });
+                false
+            }
+            // Whatever else is wrong is wrong with the model.
+            _ => {
+                *broken = None;
+                true
+            }
+        }
+    }
+}
