@@ -3,10 +3,11 @@
 use crate::{
     api::{ApiError, SdOptions},
     config::{BackendArgs, Config, Isolate, Limits, ModelArgs},
-    engine::{Device, Engine},
+    engine::{Device, Engine, LoadedModel},
     fault::{Fault, FaultCode},
-    jobs::{Outcome, Queue, Registry},
+    jobs::{JobState, Outcome, Queue, Registry},
     library::Library,
+    pulls::Pulls,
     server::Shutdown,
     telemetry::Metrics,
 };
@@ -51,6 +52,8 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// The models.
     pub models: Arc<Library>,
+    /// Models that are fetched while the worker runs.
+    pub pulls: Pulls,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// Whether `POST /v1/shutdown` is for those who reach the port: with a token, or from loopback only.
@@ -106,8 +109,12 @@ impl App {
         let (models, named) = Library::new(model_places(&settings.models), settings.models.model.as_deref())?;
         let models = Arc::new(models);
         let model = named.unwrap_or_else(|| BUNDLED_MODEL.to_owned());
-        // A model that cannot be served is said at once, not at the first job.
-        models.resolve(&model)?;
+        let pulls = Pulls::new(settings.models.pull);
+        // A model that cannot be served is said at once, not at the first job. One that is fetched first is said when it
+        // is loaded.
+        if pulls.wanted(&model, &models).is_none() {
+            models.resolve(&model)?;
+        }
         let (device, lanes, report) = open_device(&settings)?;
         let queue = Arc::new(Queue::new(settings.queue_jobs));
         let engine = Engine::start(
@@ -125,6 +132,7 @@ impl App {
             registry: Arc::new(Registry::new(settings.keep.0, settings.keep.1)),
             engine,
             models,
+            pulls,
             metrics,
             may_shut_down: settings.may_shut_down,
             shutdown: Shutdown::new(),
@@ -139,12 +147,20 @@ impl App {
 
     /// Loads the default model. Jobs that come meanwhile are refused with `not_ready`.
     pub fn warm_up(&self) {
-        let outcome = self.engine.load_model(&self.default_model());
+        let outcome = self.load_model(&self.default_model());
         if let Err(fault) = outcome {
             tracing::error!(code = fault.code.as_str(), message = %fault.message, "the model could not be loaded");
             *self.start_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
         }
         self.starting.store(false, Ordering::Release);
+    }
+
+    /// Loads a model outside any job, fetched from the hub first if need be and allowed. Blocks.
+    pub fn load_model(&self, name: &str) -> Result<LoadedModel, Fault> {
+        if let Some(id) = self.pulls.wanted(name, &self.models) {
+            self.pulls.fetch_logged(&id, &self.models)?;
+        }
+        self.engine.load_model(name)
     }
 
     /// The model of jobs that name none.
@@ -203,6 +219,13 @@ impl App {
     /// Blocks; afterwards every job has its terminal event.
     pub fn finish(&self, patience: Duration) {
         for job in self.queue.close() {
+            job.finish(Outcome::Failed(Fault::new(
+                FaultCode::Draining,
+                "the worker was shut down before this job began",
+            )));
+        }
+        // Those whose model is still being fetched.
+        for job in self.registry.list().iter().filter(|job| job.state() == JobState::Queued) {
             job.finish(Outcome::Failed(Fault::new(
                 FaultCode::Draining,
                 "the worker was shut down before this job began",

@@ -49,6 +49,8 @@ codes! {
     ModelInvalid = "model_invalid", 422, false;
     /// The picture does not fit into the device's memory.
     TooLargeForDevice = "too_large_for_device", 422, false;
+    /// A model could not be fetched from the hub; the message says why.
+    HubError = "hub_error", 502, true;
     /// What the request asks for is not offered by this model or backend.
     Unsupported = "unsupported", 422, false;
     /// The tokens are missing or wrong.
@@ -153,6 +155,7 @@ impl From<AbiError> for Fault {
             Code::PANICKED => FaultCode::BackendPanic,
             Code::WORKER_DIED | Code::DEVICE_LOST => FaultCode::BackendDied,
             Code::TIMEOUT => FaultCode::BackendHung,
+            sd_plugins::NOT_FINITE => FaultCode::InvalidOutput,
             _ => FaultCode::BackendError,
         };
         Fault::new(code, error.message.into_string())

@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod library;
 mod names;
 mod picture;
+pub mod pulls;
 mod recipe;
 pub mod server;
 pub mod store;

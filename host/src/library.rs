@@ -179,7 +179,9 @@ impl From<ModelError> for Fault {
     fn from(error: ModelError) -> Self {
         let code = match error.code() {
             "invalid_model_name" => FaultCode::InvalidModelName,
-            "model_not_found" => FaultCode::ModelNotFound,
+            "model_not_found" | "hub_not_found" => FaultCode::ModelNotFound,
+            "disk_full" => FaultCode::HubError,
+            code if code.starts_with("hub_") => FaultCode::HubError,
             _ => FaultCode::ModelInvalid,
         };
         Fault::new(code, error.to_string()).about("model")

@@ -42,6 +42,10 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
     number("Sigma tmin", spec.sampling.s_tmin, plain.s_tmin);
     number("Sigma tmax", spec.sampling.s_tmax, plain.s_tmax);
     number("Sigma noise", spec.sampling.s_noise, plain.s_noise);
+    if let Some(refiner) = &spec.refiner {
+        extra.push(("Refiner".to_owned(), refiner.model.clone()));
+        extra.push(("Refiner switch at".to_owned(), refiner.switch_at.to_string()));
+    }
     if let Some(sigmas) = &spec.sigmas {
         let list: Vec<String> = sigmas.iter().map(f64::to_string).collect();
         extra.push(("Sigmas".to_owned(), list.join(" ")));

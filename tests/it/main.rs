@@ -9,11 +9,15 @@ mod embeddings; // textual inversion
 #[cfg(unix)]
 mod generate; // drawing from the command line, pictures in terminals
 mod hires; // second passes against two requests and against diffusers
+mod hub; // models that are fetched when a job names them
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod models; // several models on one device: which stay, which go
+mod numbers; // outputs that are no numbers, memory that does not suffice
 mod parity; // whole pictures over HTTP against diffusers
 mod pictures; // what tests of pictures share
 mod readme; // the README's examples, word for word
+mod refiner; // another model finishes the pictures
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong
 mod sampling; // noise levels, churn and adaptive steps of a request
+mod singlefile; // single-file checkpoints, import, inspect, rm

@@ -74,8 +74,8 @@ fn beyond_requests(picture: &Value) -> Option<&'static str> {
     let options = &picture["options"];
     let has = |name: &str| options.get(name).is_some();
     let scheduler = &picture["scheduler"];
-    if has("denoising_end") || has("denoising_start") {
-        return Some("base and refiner in one job are not offered");
+    if has("denoising_end") {
+        return Some("the first part of the refiner's `refine80`, which is");
     }
     if has("clip_skip") {
         return Some("diffusers skips layers for the prompt alone, A1111 and we for the negative prompt too");
@@ -117,7 +117,12 @@ fn request(family: &str, name: &str, picture: &Value, golden: &Golden) -> Value 
         }
     }
     let kind = picture["kind"].as_str().unwrap();
-    if kind != "txt2img" {
+    if kind == "refine" {
+        // The base model's part had the same prompt, steps and seed.
+        body["model"] = "sdxl".into();
+        body["refiner"] = family.into();
+        body["refiner_switch_at"] = options["denoising_start"].clone();
+    } else if kind != "txt2img" {
         body["init_image"] = golden.png(&format!("{name}.init_image"));
     }
     if kind.starts_with("inpaint") {

@@ -2,6 +2,7 @@
 
 use crate::{
     error::{ModelError, Result},
+    files::{Folder, MAX_CONFIG_BYTES},
     folder::ResolveOptions,
     header::is_pickle_name,
     hub::cache,
@@ -9,6 +10,7 @@ use crate::{
     name::{ModelName, ModelRef},
     resolved::ResolvedModel,
 };
+use serde_json::Value;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -55,17 +57,18 @@ impl Library {
         // A dot file is no model's name, so a half-made copy is never listed.
         let temporary = dir.join(format!(".{wanted}.importing"));
         clear(&temporary).map_err(io)?;
-        let made = if is_folder { copy_folder(source, &temporary, 0, &mut 0) } else { copy_file(source, &temporary) };
-        if let Err(error) = made.and_then(|()| fs::rename(&temporary, &target)) {
+        let made = if is_folder {
+            copy_folder(source, &temporary, 0, &mut 0).map_err(io)
+        } else {
+            copy_file(source, &temporary).map_err(io).and_then(|()| bring_notes(source, dir, &wanted))
+        };
+        if let Err(error) = made.and_then(|()| fs::rename(&temporary, &target).map_err(io)) {
             // The reason of the failure matters more than the rest of the copy.
             let _ = clear(&temporary);
-            return Err(io(error));
-        }
-        if !is_folder {
-            let notes = source.with_extension("sd-worker.json");
-            if notes.is_file() {
-                copy_file(&notes, &dir.join(format!("{wanted}.sd-worker.json"))).map_err(io)?;
+            for rest in beside(dir, &wanted) {
+                let _ = clear(&rest);
             }
+            return Err(error);
         }
         self.resolve(&ModelRef::Name(checked), ResolveOptions::default())
     }
@@ -74,7 +77,7 @@ impl Library {
     /// Returns the bytes that were freed, hard links and shared blobs counted as freed.
     ///
     /// # Errors
-    /// [`ModelError::NotFound`]; [`ModelError::Io`].
+    /// [`ModelError::NotFound`]; [`ModelError::NotRemovable`] for the bundled model; [`ModelError::Io`].
     pub fn remove(&self, name: &ModelName) -> Result<u64> {
         let io = |error: io::Error| ModelError::io(name.to_string(), error);
         if let Some(local) = name.local() {
@@ -84,14 +87,19 @@ impl Library {
                     if path.symlink_metadata().is_err() {
                         continue;
                     }
+                    if is_bundled(&path, dir)? {
+                        let reason = "it came with the program and is what is served by default";
+                        return Err(ModelError::NotRemovable { name: name.to_string(), reason });
+                    }
                     let bytes = size_of(&path, 0);
                     // Out of sight first: a listing never shows half a model.
                     let gone = dir.join(format!(".{file}.removing"));
                     clear(&gone).map_err(io)?;
                     fs::rename(&path, &gone).map_err(io)?;
                     clear(&gone).map_err(io)?;
-                    let notes = dir.join(format!("{}.sd-worker.json", local.trim_end_matches(".safetensors")));
-                    clear(&notes).map_err(io)?;
+                    for rest in beside(dir, local.trim_end_matches(".safetensors")) {
+                        clear(&rest).map_err(io)?;
+                    }
                     return Ok(bytes);
                 }
             }
@@ -106,6 +114,44 @@ impl Library {
         }
         Err(ModelError::NotFound { name: name.to_string(), hint: String::new() })
     }
+}
+
+/// Whether a model's own notes say that it belongs to the program.
+fn is_bundled(path: &Path, dir: &Path) -> Result<bool> {
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    // A link to a model elsewhere is the operator's own, and only the link is removed.
+    let Ok(folder) = Folder::within(path, dir) else { return Ok(false) };
+    let Some(notes) = folder.find("sd-worker.json")? else { return Ok(false) };
+    Ok(notes.json(MAX_CONFIG_BYTES)?.fields.get("bundled") == Some(&Value::Bool(true)))
+}
+
+/// What belongs to a single file: its notes, and the tokenizers that were imported with it.
+fn beside(dir: &Path, name: &str) -> [PathBuf; 3] {
+    ["sd-worker.json", "tokenizer", "tokenizer_2"].map(|part| dir.join(format!("{name}.{part}")))
+}
+
+/// Brings `NAME.sd-worker.json` along, and the tokenizers that it names under names of their own.
+fn bring_notes(source: &Path, dir: &Path, name: &str) -> Result<()> {
+    let notes = source.with_extension("sd-worker.json");
+    if !notes.is_file() {
+        return Ok(());
+    }
+    let io = |error: io::Error| ModelError::io(name, error);
+    let parent = source.parent().unwrap_or(Path::new("."));
+    let label = notes.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
+    let from = Folder::of_operator(parent)?;
+    let mut fields = from.need(&label)?.json(MAX_CONFIG_BYTES)?.fields;
+    let [target, first, second] = beside(dir, name);
+    for (key, to) in [("tokenizer", first), ("tokenizer_2", second)] {
+        let Some(sub) = fields.get(key).and_then(Value::as_str).map(str::to_owned) else { continue };
+        // Resolving the source has made sure that the name stays below its folder.
+        copy_folder(&parent.join(sub), &to, MAX_DEPTH, &mut 0).map_err(io)?;
+        let own = to.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
+        fields.insert(key.to_owned(), own.into());
+    }
+    fs::write(&target, Value::Object(fields).to_string()).map_err(io)
 }
 
 /// Removes what is there, links themselves and never what they point to.

@@ -86,7 +86,9 @@ impl Library {
     /// A remedy for a name that is not here.
     fn hint(&self, name: &ModelName) -> String {
         if name.hub().is_some() {
-            return format!("; fetch it with `sd-worker models pull {name}`");
+            return format!(
+                "; fetch it with `sd-worker models pull {name}`, or let the worker fetch what is asked for with `--pull on-demand`"
+            );
         }
         let mut known: Vec<String> = self.dirs.iter().flat_map(|dir| local_names(dir)).map(|(name, _)| name).collect();
         known.extend(aliases::SHORT_NAMES.iter().map(|entry| entry.name.to_owned()));

@@ -5,7 +5,10 @@ mod server;
 
 use sd_models::{HubOptions, Library, ModelError, ModelName, ModelRef, Prefer, PullEvent, Pulled, pull};
 use serde_json::json;
-use server::{Reply, Server};
+use server::{
+    Reply, Server,
+    repository::{COMMIT, REPO, hex, honest},
+};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -15,64 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-const REPO: &str = "acme/tiny";
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// The SD 1.5 fixture as a repository, with files that nobody needs around it.
+/// The repository that every test pulls.
 fn repository() -> BTreeMap<String, Vec<u8>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().join("tests/fixtures/models/sd15");
-    let mut files = BTreeMap::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(folder) = folders.pop() {
-        for entry in root.join(&folder).read_dir().unwrap().flatten() {
-            let name = folder.join(entry.file_name());
-            if entry.path().is_dir() {
-                folders.push(name);
-            } else {
-                files.insert(name.to_str().unwrap().replace('\\', "/"), fs::read(entry.path()).unwrap());
-            }
-        }
-    }
-    for unwanted in [
-        "README.md",
-        "safety_checker/model.safetensors",
-        "unet/diffusion_pytorch_model.bin",
-        "v1.ckpt",
-        "../evil",
-        "vae/.hidden",
-    ] {
-        files.insert(unwanted.into(), b"nobody needs this".to_vec());
-    }
-    files
-}
-
-fn listing(files: &BTreeMap<String, Vec<u8>>) -> String {
-    let sibling = |(name, bytes): (&String, &Vec<u8>)| {
-        let sum = hex(&Sha256::digest(bytes));
-        let mut entry = json!({ "rfilename": name, "size": bytes.len(), "blobId": sum[..40].to_owned() });
-        if name.ends_with(".safetensors") || name.ends_with(".bin") {
-            entry["lfs"] = json!({ "sha256": sum, "size": bytes.len(), "pointerSize": 130 });
-        }
-        entry
-    };
-    json!({ "sha": COMMIT, "siblings": files.iter().map(sibling).collect::<Vec<_>>() }).to_string()
-}
-
-/// What an honest hub answers.
-fn honest(files: &BTreeMap<String, Vec<u8>>, path: &str, range: Option<u64>) -> Reply {
-    if path.starts_with("/api/models/acme/tiny/revision/") {
-        return Reply::ok(listing(files).into_bytes());
-    }
-    let name = path.strip_prefix(&format!("/{REPO}/resolve/{COMMIT}/"));
-    match name.and_then(|name| files.get(name)) {
-        Some(bytes) => Reply::ranged(bytes, range),
-        None => Reply::status(404),
-    }
+    server::repository::files(Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap())
 }
 
 struct Run {

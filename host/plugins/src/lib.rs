@@ -29,3 +29,4 @@ pub use error::PluginError;
 pub use isolate::{Limits, child_main};
 pub use report::{DeviceReport, OfferReport, PluginReport, Report, State};
 pub use trust::Trust;
+pub use vetted::NOT_FINITE;

@@ -16,6 +16,10 @@ use backend_api::{
 };
 use std::time::Instant;
 
+/// The code of an output with values that are no numbers, or with parts that were never written. Made by the host; the
+/// interface's own codes end below it.
+pub const NOT_FINITE: Code = Code(68);
+
 /// Puts the guard around a backend.
 pub(crate) fn vetted(backend: BackendBox) -> BackendBox {
     Backend_TO::from_value(Vetted(backend), TD_Opaque)
@@ -121,7 +125,7 @@ fn filled(mut out: TensorMut<'_>, ctl: &Ctl, call: impl FnOnce(TensorMut<'_>) ->
     let inner = TensorMut { dtype: out.dtype, shape: out.shape, bytes: (&mut *out.bytes).into() };
     match error(call(inner), Some(ctl)) {
         ROk(_) if float && !finite(&out.bytes) => RErr(AbiError::new(
-            Code::INTERNAL,
+            NOT_FINITE,
             "the backend answered numbers that are not finite, or left a part of the answer out",
         )),
         // No device works longer than the call took.

@@ -153,9 +153,9 @@ fn answers_are_not_believed() {
     let rogue = open(&Catalog::scan(&common::search(dir.path())), &named("rogue", &[])).unwrap();
     for (script, code, words) in [
         ("lie@diffusion", Code::INTERNAL, "latent_channels = 0"),
-        ("nan@predict", Code::INTERNAL, "not finite"),
-        ("silent@predict", Code::INTERNAL, "left a part"),
-        ("silent@decode", Code::INTERNAL, "left a part"),
+        ("nan@predict", sd_plugins::NOT_FINITE, "not finite"),
+        ("silent@predict", sd_plugins::NOT_FINITE, "left a part"),
+        ("silent@decode", sd_plugins::NOT_FINITE, "left a part"),
         ("cancel@load", Code::INTERNAL, "nobody cancelled"),
         ("code@predict", Code::INTERNAL, "xxx"),
         ("oom@load", Code::OOM, "lack of memory"),

@@ -112,8 +112,8 @@ fn errors_and_panics_pass_as_they_are() {
         ("oom@load", Code::OOM),
         ("lost@predict", Code::DEVICE_LOST),
         ("code@predict", Code::INTERNAL),
-        ("silent@predict", Code::INTERNAL),
-        ("nan@decode", Code::INTERNAL),
+        ("silent@predict", sd_plugins::NOT_FINITE),
+        ("nan@decode", sd_plugins::NOT_FINITE),
         ("lie@diffusion", Code::INTERNAL),
     ] {
         let error = survives(&rogue, script);

@@ -97,6 +97,9 @@ pub struct Plan {
     levels: Vec<Level>,
     arrivals: Vec<f64>,
     range: Range<usize>,
+    /// Smallest positive and largest sigma that the noise's path spans: those of the whole run, also where several
+    /// models share it.
+    path: (f64, f64),
     /// Size of the initial noise of a run from pure noise, in the sampler's own kind of latents.
     initial_noise: f64,
     /// Factor that turns the last latents into the result.
@@ -143,8 +146,12 @@ impl Plan {
         // the schedule does not end at 0.
         let shrinks = auto && !preserving && sampler.rule().is_multistep();
         let short = steps < 15 && config.lower_order_final.unwrap_or(true);
+        let range = range(&levels, model, settings)?;
+        let whole = levels.len() - 1;
+        let shared = whole - wanted(whole, settings.strength).max(range.len())..whole;
         Ok(Self {
-            range: range(&levels, model, settings)?,
+            path: sigmas_between(&levels, &shared),
+            range,
             sampling: model.clone(),
             sampler,
             options: settings.options.clone(),
@@ -264,18 +271,31 @@ impl Plan {
 
     /// Smallest positive and largest sigma of the run.
     pub(crate) fn sigma_range(&self) -> (f64, f64) {
-        let run = &self.levels[self.range.start..=self.range.end];
-        let highest = run[0].sigma;
-        (run.iter().map(|level| level.sigma).filter(|sigma| *sigma > 0.0).fold(highest, f64::min), highest)
+        sigmas_between(&self.levels, &self.range)
     }
+
+    /// Smallest positive and largest sigma of the noise's path.
+    pub(crate) fn path_range(&self) -> (f64, f64) {
+        self.path
+    }
+}
+
+/// Smallest positive and largest sigma of some steps.
+fn sigmas_between(levels: &[Level], steps: &Range<usize>) -> (f64, f64) {
+    let run = &levels[steps.start..=steps.end];
+    let highest = run[0].sigma;
+    (run.iter().map(|level| level.sigma).filter(|sigma| *sigma > 0.0).fold(highest, f64::min), highest)
+}
+
+/// ⌊steps · strength⌋ in double precision, as Python computes it.
+fn wanted(steps: usize, strength: f64) -> usize {
+    ((steps as f64 * strength) as usize).min(steps)
 }
 
 /// The part of the schedule to run.
 fn range(levels: &[Level], model: &ModelSampling, settings: &Settings) -> Result<Range<usize>, Error> {
     let steps = levels.len() - 1;
-    // ⌊steps · strength⌋ in double precision, as Python computes it.
-    let wanted = ((steps as f64 * settings.strength) as usize).min(steps);
-    let mut range = steps - wanted..steps;
+    let mut range = steps - wanted(steps, settings.strength)..steps;
     let train = model.train_timesteps() as f64;
     let cutoff = |part: f64| (train - part * train).round_ties_even();
     if settings.end < 1.0 {

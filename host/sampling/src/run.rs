@@ -206,7 +206,7 @@ impl<'p, 'c, E> Run<'p, 'c, E> {
         if !self.plan.follows_path() {
             return self.fresh_noise(step);
         }
-        let (lowest, highest) = self.plan.sigma_range();
+        let (lowest, highest) = self.plan.path_range();
         (self.noise)(NoiseRequest::Path { step: step - self.plan.range().start, from, to, lowest, highest })
     }
 

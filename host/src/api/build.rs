@@ -10,13 +10,15 @@ use crate::{
     engine,
     fault::{Fault, FaultCode},
     jobs::{
-        EditSpec, InpaintFill, JobSpec, MaskSpec, NoiseSpec, OnDisconnect, Operation, OutputFormat, ResizeMode, SizeIds,
+        EditSpec, InpaintFill, JobSpec, MaskSpec, NoiseSpec, OnDisconnect, Operation, OutputFormat, Refiner,
+        ResizeMode, SizeIds,
     },
     library::Resolved,
     names,
     picture::MaskRules,
 };
 use sd_images::{Mask, Picture};
+use sd_models::HubId;
 use sd_prompt::{Overflow, Pass};
 use sd_sampling::noise::Rng;
 use serde_json::{Map, Value, json};
@@ -30,7 +32,23 @@ pub(crate) fn job_spec(app: &App, fields: &Map<String, Value>) -> Result<JobSpec
     };
     let name = values.text("model").map_or_else(|| app.default_model(), str::to_owned);
     let model = app.models.lookup(&name).map_err(one)?;
-    Builder { app, values: &values, model: &model, faults: Vec::new() }.build(name, prompt)
+    Builder { app, values: &values, model: &model, pending: false, faults: Vec::new() }.build(name, prompt)
+}
+
+/// A job whose model is fetched first: what is to be fetched, and the request as far as it can be checked before. `None`
+/// where the model is here, or may not be fetched.
+pub(crate) fn pending_spec(app: &App, fields: &Map<String, Value>) -> Result<Option<(JobSpec, HubId)>, Vec<Fault>> {
+    let Some(name) = fields.get("model").and_then(Value::as_str) else { return Ok(None) };
+    let Some(id) = app.pulls.wanted(name, &app.models) else { return Ok(None) };
+    let values = check(JOB_FIELDS, fields)?;
+    let prompt = values.text("prompt").unwrap_or_default();
+    if prompt.is_empty() && !values.has("prompt") {
+        return Err(vec![Fault::field("prompt", "is required: what to paint")]);
+    }
+    // The default model stands in for what only the model itself can tell.
+    let stand_in = app.models.lookup(&app.default_model()).map_err(one)?;
+    let builder = Builder { app, values: &values, model: &stand_in, pending: true, faults: Vec::new() };
+    Ok(Some((builder.build(name.to_owned(), prompt)?, id)))
 }
 
 fn one(fault: Fault) -> Vec<Fault> {
@@ -53,6 +71,8 @@ struct Builder<'a> {
     app: &'a App,
     values: &'a Values,
     model: &'a Resolved,
+    /// The model is another one that is not here yet: what depends on it is checked later.
+    pending: bool,
     faults: Vec<Fault>,
 }
 
@@ -86,7 +106,9 @@ impl Builder<'_> {
         };
         let negative = values.text("negative_prompt").unwrap_or_default();
         let embeddings = self.app.models.embeddings(self.model);
-        for (field, text) in [("prompt", prompt), ("negative_prompt", negative)] {
+        let texts = [("prompt", prompt), ("negative_prompt", negative)];
+        let pending = self.pending;
+        for (field, text) in texts.into_iter().filter(|_| !pending) {
             let outcome = engine::check_prompt(text, steps, Pass::First, overflow, self.model, &embeddings);
             let outcome = outcome.map_err(|f| f.about(field));
             self.keep(outcome);
@@ -96,7 +118,8 @@ impl Builder<'_> {
         if start > end {
             self.faults.push(Fault::field("guidance_start", "must not lie behind guidance_end"));
         }
-        let sizes = self.sizes(width, height);
+        let (refiner, finisher) = self.refiner();
+        let sizes = self.sizes(width, height, finisher.as_deref());
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
@@ -138,6 +161,7 @@ impl Builder<'_> {
             emphasis: emphasis(values.text("emphasis")),
             overflow,
             strength,
+            refiner,
             sizes,
             init,
             mask,
@@ -180,14 +204,44 @@ impl Builder<'_> {
         count
     }
 
-    /// What SDXL is told of sizes. For other models such a field is an error: it would change nothing.
-    fn sizes(&mut self, width: u32, height: u32) -> SizeIds {
+    /// The model that finishes the pictures, if one is wanted.
+    fn refiner(&mut self) -> (Option<Refiner>, Option<Arc<Resolved>>) {
         let values = self.values;
+        let switch_at = values.f64("refiner_switch_at").unwrap_or(0.8);
+        let Some(name) = values.text("refiner").filter(|name| !name.is_empty()) else {
+            if values.has("refiner_switch_at") {
+                self.faults.push(Fault::field("refiner_switch_at", "needs `refiner`: the model to switch to"));
+            }
+            return (None, None);
+        };
+        let looked_up = self.app.models.lookup(name).map_err(|f| f.about("refiner"));
+        let Some(model) = self.keep(looked_up) else { return (None, None) };
+        if !self.pending && model.model.family.is_xl() != self.model.model.family.is_xl() {
+            let message = "has other latents than the model: SDXL's refiner finishes SDXL's pictures only";
+            self.faults.push(Fault::new(FaultCode::Unsupported, message).about("refiner"));
+        }
+        if values.has("hires") {
+            let message =
+                "a second pass and a refiner in one job are not offered; send the result as an image_transform";
+            self.faults.push(Fault::new(FaultCode::Unsupported, message).about("refiner"));
+        }
+        if switch_at <= 0.0 {
+            self.faults.push(Fault::field(
+                "refiner_switch_at",
+                "0 leaves nothing to the model itself; name the refiner as `model`",
+            ));
+        }
+        let refiner = (switch_at < 1.0).then(|| Refiner { model: name.to_owned(), switch_at });
+        (refiner, Some(model))
+    }
+
+    /// What SDXL is told of sizes. For other models such a field is an error: it would change nothing.
+    fn sizes(&mut self, width: u32, height: u32, refiner: Option<&Resolved>) -> SizeIds {
+        let (values, pending) = (self.values, self.pending);
         let model = &self.model.model;
-        for (fields, known) in
-            [(&SIZE_FIELDS[..], model.family.is_xl()), (&SCORE_FIELDS[..], model.defaults.aesthetic_score)]
-        {
-            for field in fields.iter().filter(|f| !known && values.has(f)) {
+        let scores = model.defaults.aesthetic_score || refiner.is_some_and(|r| r.model.defaults.aesthetic_score);
+        for (fields, known) in [(&SIZE_FIELDS[..], model.family.is_xl()), (&SCORE_FIELDS[..], scores)] {
+            for field in fields.iter().filter(|f| !known && !pending && values.has(f)) {
                 let message = "this model is not told of it; SDXL models take sizes, its refiner the scores";
                 self.faults.push(Fault::new(FaultCode::Unsupported, message).about(field));
             }

@@ -229,6 +229,20 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
         "How much of the picture is redone.",
     ),
     field(
+        "refiner",
+        &[],
+        Kind::Text { max: 256 },
+        "none",
+        "Another model that finishes the pictures, such as SDXL's refiner: a name as in `model`.",
+    ),
+    field(
+        "refiner_switch_at",
+        &[],
+        Kind::Float { min: 0.0, max: 1.0 },
+        "0.8",
+        "The part of the schedule after which the refiner takes over (diffusers' `denoising_end` and `denoising_start`); 1 is never.",
+    ),
+    field(
         "original_size",
         &[],
         PAIR,

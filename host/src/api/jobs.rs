@@ -4,9 +4,10 @@ use super::http::{ApiError, Request, Response, bytes_reply, json_ok, set};
 use super::{App, body, build};
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Job, JobId, JobState, Lookup, QueueError},
+    jobs::{Job, JobId, JobState, Lookup, Outcome, QueueError},
 };
 use http::StatusCode;
+use sd_models::HubId;
 use serde_json::{Map, Value, json};
 use std::{sync::Arc, time::Duration};
 
@@ -46,28 +47,77 @@ pub(crate) async fn submit(
 ) -> Result<Arc<Job>, ApiError> {
     app.accepting()?;
     // Pictures are decoded off the runtime.
-    let spec = {
+    let (spec, pull, fields) = {
         let app = app.clone();
-        tokio::task::spawn_blocking(move || build::job_spec(&app, &fields))
+        let read = move || match build::pending_spec(&app, &fields)? {
+            Some((spec, id)) => Ok((spec, Some(id), fields)),
+            None => Ok((build::job_spec(&app, &fields)?, None, Map::new())),
+        };
+        tokio::task::spawn_blocking(read)
             .await
-            .map_err(|_| Fault::internal("the request could not be read"))??
+            .map_err(|_| Fault::internal("the request could not be read"))?
+            .map_err(|faults: Vec<Fault>| ApiError::from(faults))?
     };
     let job = Job::new(caller, spec);
     app.registry.insert(&job, key);
-    let pushed = app.queue.push(&job, |before| {
-        job.publish("queued", json!({ "position": before, "model": job.spec.model }));
+    if let Some(id) = pull {
+        job.publish("queued", json!({ "position": app.queue.len(), "model": job.spec.model }));
+        tracing::info!(job_id = %job.id, request_id, model = %id, "job accepted; its model is fetched first");
+        fetch_then_queue(app, &job, id, fields);
+        return Ok(job);
+    }
+    let told = job.clone();
+    let position = enqueue(app, &job, move |before| {
+        told.publish("queued", json!({ "position": before, "model": told.spec.model }));
     });
-    match pushed {
+    match position {
         Ok(position) => {
             tracing::info!(job_id = %job.id, request_id, operation = job.spec.operation.as_str(), model = %job.spec.model,
                 position, steps = job.spec.steps, width = job.spec.width, height = job.spec.height, "job accepted");
-            app.metrics.job_accepted(job.spec.operation.into());
             Ok(job)
         }
         Err(reason) => {
             app.registry.withdraw(&job.id);
             Err(refused(app, reason))
         }
+    }
+}
+
+/// Puts a complete job into the queue.
+fn enqueue(app: &App, job: &Arc<Job>, told: impl FnOnce(usize)) -> Result<usize, QueueError> {
+    let position = app.queue.push(job, told)?;
+    app.metrics.job_accepted(job.spec.operation.into());
+    Ok(position)
+}
+
+/// A job ends with one fault, whatever else is wrong.
+fn first_of(faults: Vec<Fault>) -> Fault {
+    faults.into_iter().next().unwrap_or_else(|| Fault::internal("the request was refused without a reason"))
+}
+
+/// Fetches a job's model on a thread of its own, completes the job's request with what the model says, and queues it.
+fn fetch_then_queue(app: &Arc<App>, job: &Arc<Job>, id: HubId, fields: Map<String, Value>) {
+    let (theirs, waiting) = (app.clone(), job.clone());
+    let work = move || {
+        let (app, job) = (theirs, waiting);
+        let outcome = app.pulls.fetch_for(&job, &id, &app.models).map_err(|f| f.about("model")).and_then(|()| {
+            let spec = build::job_spec(&app, &fields).map_err(first_of)?;
+            job.settle(spec);
+            enqueue(&app, &job, |_| ()).map_err(|reason| first_of(refused(&app, reason).faults))
+        });
+        match outcome {
+            Ok(_) => {}
+            Err(fault) if fault.code == FaultCode::Cancelled => {
+                job.finish(Outcome::Cancelled);
+            }
+            Err(fault) => {
+                tracing::warn!(job_id = %job.id, code = fault.code.as_str(), message = %fault.message, "job failed before it was queued");
+                job.finish(Outcome::Failed(fault));
+            }
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().name("pull".to_owned()).spawn(work) {
+        job.finish(Outcome::Failed(Fault::internal(format!("a thread could not be started: {e}"))));
     }
 }
 

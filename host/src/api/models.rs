@@ -42,7 +42,7 @@ pub(crate) async fn load(app: Arc<App>, request: Request) -> Result<Response, Ap
     let name = request.capture(0).to_owned();
     let loaded = {
         let app = app.clone();
-        tokio::task::spawn_blocking(move || app.engine.load_model(&name))
+        tokio::task::spawn_blocking(move || app.load_model(&name))
             .await
             .map_err(|_| Fault::internal("the model could not be loaded"))??
     };

@@ -58,7 +58,18 @@ pub(super) fn print(places: &sd_models::Library) -> usize {
 }
 
 fn inspect(name: &str, places: &sd_models::Library) -> Result<(), Fault> {
-    let model = places.resolve(&ModelRef::from_operator(name)?, ResolveOptions::default())?;
+    let report = places.check(&ModelRef::from_operator(name)?, ResolveOptions::default())?;
+    let Some(model) = report.model else {
+        say(&format!("name         {}", report.name));
+        for problem in &report.problems {
+            say(&format!("problem      {problem}"));
+        }
+        let missing = report.missing();
+        if !missing.is_empty() {
+            say(&format!("missing      {}", missing.join(", ")));
+        }
+        return Err(Fault::new(FaultCode::ModelInvalid, format!("{name} cannot be used as it is")));
+    };
     let defaults = &model.defaults;
     say(&format!("name         {}", model.name));
     say(&format!("family       {}", model.family.name()));
@@ -70,10 +81,14 @@ fn inspect(name: &str, places: &sd_models::Library) -> Result<(), Fault> {
         defaults.width, defaults.height, defaults.steps, defaults.guidance, defaults.sampler
     ));
     say("memory       weights and one picture, estimated, in f32 (16-bit halves the weights)");
-    for side in [defaults.width, 512, 768, 1024] {
+    let mut sides = vec![defaults.width, 512, 768, 1024];
+    sides.sort_unstable();
+    sides.dedup();
+    for side in sides {
         let estimate = model.estimate(side, side, Precision::F32);
         say(&format!("             {side:>4} × {side:<4} {}", bytes(estimate.peak)));
     }
+    say("missing      nothing");
     Ok(())
 }
 
@@ -93,10 +108,22 @@ fn pull(name: &str, places: &sd_models::Library) -> Result<(), Fault> {
     if let Ok(style) = ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes} {bytes_per_sec} {msg}") {
         bar.set_style(style);
     }
+    // Without a terminal the log tells every tenth.
+    let mut tenths = 0;
     let pulled = sd_models::pull(&id, &HubOptions::from_env(cache), &mut |event| {
         match event {
-            PullEvent::Planned { bytes, .. } => bar.set_length(*bytes),
+            PullEvent::Planned { files, bytes } => {
+                bar.set_length(*bytes);
+                if bar.is_hidden() {
+                    tracing::info!(model = %id, files, bytes, "fetching");
+                }
+            }
             PullEvent::Progress { file, total_done, total, .. } => {
+                let now = total_done * 10 / (*total).max(1);
+                if bar.is_hidden() && now > tenths {
+                    tenths = now;
+                    tracing::info!(model = %id, bytes = total_done, total, percent = now * 10, "fetching");
+                }
                 bar.set_message(file.clone());
                 bar.set_length(*total);
                 bar.set_position(*total_done);

@@ -20,6 +20,16 @@ pub enum Isolate {
     Never,
 }
 
+/// Whether models that are not here are fetched from the hub while the worker runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub enum PullPolicy {
+    /// Only `sd-worker models pull` fetches. Whoever may send jobs cannot fill the disk.
+    #[default]
+    Never,
+    /// A job, a load or `--model` that names `org/name[@revision]` or a short name fetches it.
+    OnDemand,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub enum LogFormat {
@@ -77,6 +87,9 @@ pub struct ModelArgs {
     /// bundled model
     #[arg(long, env = "SD_WORKER_MODEL", visible_aliases = ["model-ref", "sd-version", "model-path"])]
     pub model: Option<String>,
+    /// Whether a model of the hub that is not here is fetched when a job, a load or --model names it
+    #[arg(long, env = "SD_WORKER_PULL", value_enum, default_value = "never")]
+    pub pull: PullPolicy,
 }
 
 /// Log settings.

@@ -162,6 +162,11 @@ impl Canvas {
         Ok(plan.begin(&self.noise, (!pure && !self.clean.is_empty()).then_some(&self.clean)))
     }
 
+    /// Forgets the network's inputs: the next model has none of its own.
+    pub(super) fn forget_inputs(&mut self) {
+        self.extras.iter_mut().chain(&mut self.blank).for_each(Vec::clear);
+    }
+
     /// After a step: where the mask keeps, the picture comes back at the step's noise level.
     pub(super) fn keep(&self, x: &mut [f32], signal: f32, noise: f32) {
         let (Some(mask), false) = (&self.latent_mask, self.network_masks) else { return };

@@ -12,6 +12,7 @@ mod mount;
 mod pictures;
 mod place;
 mod preview;
+mod refine;
 mod room;
 mod run;
 mod session;
@@ -313,7 +314,9 @@ impl Engine {
                     }
                     // After a caught panic the session refuses everything: the next job gets a fresh one.
                     FaultCode::BackendPanic | FaultCode::OutOfMemory | FaultCode::BackendError => {
-                        mount.retire(Some(&job.spec.model));
+                        let refiner = job.spec.refiner.as_ref().map(|refiner| &refiner.model);
+                        let models = [Some(&job.spec.model), refiner];
+                        models.into_iter().flatten().for_each(|model| mount.retire(Some(model)));
                     }
                     _ => {}
                 }

@@ -72,7 +72,7 @@ pub(super) fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(),
         None => picture,
     };
     let seed = run.spec.picture_seed(index);
-    let recipe = recipe::of(&run.job.spec, run.model, index);
+    let recipe = recipe::of(&run.job.spec, run.named, index);
     let text = recipe.infotext();
     let bytes = recipe::encode(&picture, run.spec, &recipe, &text)?;
     let (width, height) = (picture.width, picture.height);

@@ -6,6 +6,7 @@ use super::{
     device::{LoadProgress, LoadedModel},
     hires::Second,
     pictures, preview,
+    refine::{self, Rest},
     session::Session,
     tensor::{Extra, Item, Latents},
     text::{self, Encoded},
@@ -44,6 +45,8 @@ pub(super) struct Run<'a> {
     pub(super) spec: &'a JobSpec,
     pub(super) device: &'a Session,
     pub(super) model: &'a Resolved,
+    /// The model that the job names: the recipe's.
+    pub(super) named: &'a Resolved,
     pub(super) loaded: &'a LoadedModel,
     /// Words that stand for learned vectors.
     pub(super) embeddings: Arc<Embeddings>,
@@ -53,6 +56,8 @@ pub(super) struct Run<'a> {
     pub(super) images: Range<usize>,
     /// Which pass of the job the prompts are read for.
     pub(super) pass: Pass,
+    /// Steps that another model runs on these pictures: before this one and after it.
+    pub(super) others: (usize, usize),
 }
 
 /// Where the steps of a pass stand among all of the job.
@@ -66,7 +71,7 @@ pub(super) struct Steps {
 
 impl<'a> Run<'a> {
     /// The same run for some of the pictures.
-    fn only(&self, images: Range<usize>) -> Run<'a> {
+    pub(super) fn only(&self, images: Range<usize>) -> Run<'a> {
         Run { images, ..self.clone() }
     }
 
@@ -88,8 +93,13 @@ impl<'a> Run<'a> {
         BatchNoise::new(self.spec.rng, shape, &seeds[self.images.clone()])
     }
 
-    /// The plan of the steps; `None` when nothing is to be redone.
+    /// The plan of the steps; `None` when nothing is to be redone. Where a refiner follows its steps are left out.
     pub(super) fn plan(&self) -> Result<Option<Plan>, Fault> {
+        self.plan_part(0.0, self.spec.refiner.as_ref().map_or(1.0, |refiner| refiner.switch_at))
+    }
+
+    /// The plan for a part of the schedule, from `start` to `end` of the training timesteps.
+    pub(super) fn plan_part(&self, start: f64, end: f64) -> Result<Option<Plan>, Fault> {
         let spec = self.spec;
         let strength = if spec.operation == Operation::Generation { 1.0 } else { f64::from(spec.strength) };
         if (f64::from(spec.steps) * strength) as u32 == 0 {
@@ -103,7 +113,8 @@ impl<'a> Run<'a> {
             strength,
             sigmas: spec.sigmas.clone(),
             options: spec.sampling.clone(),
-            ..Settings::default()
+            start,
+            end,
         };
         Ok(Some(Plan::new(&ModelSampling::new(&self.model.scheduler)?, &settings)?))
     }
@@ -158,26 +169,49 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         spec,
         device: &session,
         model: &model,
+        named: &model,
         loaded: &session.loaded,
         embeddings: engine.library.embeddings(&model),
         stop,
         deadline: job.started().unwrap_or(began) + spec.timeout,
         images: 0..spec.n as usize,
         pass: Pass::First,
+        others: (0, 0),
     };
     let factor = run.loaded.desc.vae_factor.max(1);
     if [spec.width, spec.height].iter().any(|side| side % factor != 0) {
         return Err(Fault::field("width", format!("width and height must be multiples of {factor}")));
     }
     run.check()?;
-    draw(&run)
+    let run = Run { others: (0, refine::steps(engine, &run)?), ..run };
+    let unfinished = draw(&run)?;
+    if unfinished.is_empty() {
+        return Ok(());
+    }
+    let rest = Rest { job, named: &model, stop: run.stop.clone(), deadline: run.deadline, shape: run.shape(1) };
+    // The next model may need this one's place.
+    drop(session);
+    refine::finish(engine, place, &rest, unfinished, &progress)
 }
 
-fn draw(run: &Run<'_>) -> Result<(), Fault> {
+/// Pictures whose latents wait for another model.
+pub(super) struct Unfinished {
+    /// Those of the run that drew them.
+    pub(super) images: Range<usize>,
+    pub(super) canvas: Canvas,
+    pub(super) noise: BatchNoise,
+    pub(super) latents: Latents,
+    /// Steps that were run on them.
+    pub(super) steps: usize,
+}
+
+/// Draws with the job's own model. Answers what another model has to finish: nothing where there is none.
+fn draw(run: &Run<'_>) -> Result<Vec<Unfinished>, Fault> {
     let Some(plan) = run.plan()? else {
         // Nothing is to be redone: the picture as it came.
         run.job.set_total(0);
-        return pictures::unchanged(run, &Canvas::new(run)?);
+        pictures::unchanged(run, &Canvas::new(run)?)?;
+        return Ok(Vec::new());
     };
     let second = Second::new(run)?;
     let encoding = Instant::now();
@@ -187,8 +221,9 @@ fn draw(run: &Run<'_>) -> Result<(), Fault> {
     let coupled = plan.sampler().couples_images() || second.as_ref().is_some_and(Second::couples_images);
     let at_once = if coupled { 1 } else { run.n() };
     let each = plan.total() + second.as_ref().map_or(0, Second::steps);
-    let total = each * run.n().div_ceil(at_once);
+    let total = (each + run.others.1) * run.n().div_ceil(at_once);
     run.job.set_total(total as u32);
+    let mut unfinished = Vec::new();
     for (round, first) in run.images.clone().step_by(at_once).enumerate() {
         let run = run.only(first..(first + at_once).min(run.images.end));
         let steps = Steps { before: round * each, total };
@@ -200,10 +235,15 @@ fn draw(run: &Run<'_>) -> Result<(), Fault> {
         let latents = denoise(&run, &canvas, &guides, &plan, steps, start, &mut noise)?;
         match &second {
             Some(second) => second.run(&run, &latents, Steps { before: steps.before + plan.total(), total })?,
+            // Who asked to end with what there is does not wait for another model.
+            None if run.others.1 > 0 && !run.job.wraps_up() => {
+                canvas.forget_inputs();
+                unfinished.push(Unfinished { images: run.images.clone(), canvas, noise, latents, steps: plan.total() });
+            }
             None => pictures::finish(&run, &canvas, &latents)?,
         }
     }
-    Ok(())
+    Ok(unfinished)
 }
 
 /// Runs the steps of one pass, from its first latents to its last.
@@ -217,11 +257,16 @@ pub(super) fn denoise(
     noise: &mut BatchNoise,
 ) -> Result<Latents, Fault> {
     let denoising = Instant::now();
+    let (before, after) = run.others;
     // The pictures as they were when somebody asked to end with what there is.
     let mut early = None;
     let outcome = plan.run(
         start,
-        &mut |eval: Eval<'_>| guides.predict(run, canvas, &eval, plan.total()),
+        // Prompts and guidance follow the steps of the pictures, whichever model runs them.
+        &mut |eval: Eval<'_>| {
+            let eval = Eval { step: before + eval.step, ..eval };
+            guides.predict(run, canvas, &eval, before + plan.total() + after)
+        },
         &mut |request| noise.sample(request),
         &mut |step: StepInfo<'_>| {
             canvas.keep(step.x, step.signal, step.noise);

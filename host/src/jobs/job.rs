@@ -1,6 +1,6 @@
 //! One job: its request, its state, its events and its pictures.
 
-use super::{EventRing, JobSpec};
+use super::{EventRing, JobSpec, SettledSpec};
 use crate::fault::{Fault, FaultCode};
 use serde_json::{Map, Value, json};
 use std::{
@@ -164,7 +164,7 @@ pub struct Job {
     /// Whose it is: the name of the API key, or empty.
     pub owner: String,
     /// What it is asked to do.
-    pub spec: JobSpec,
+    pub spec: SettledSpec,
     /// Its events.
     pub events: EventRing,
     /// When it came.
@@ -189,7 +189,7 @@ impl Job {
         Arc::new(Job {
             id,
             owner,
-            spec,
+            spec: SettledSpec::new(spec),
             events: EventRing::default(),
             created: SystemTime::now(),
             created_at: Instant::now(),
@@ -317,6 +317,13 @@ impl Job {
                 "seed": self.spec.seed, "n": self.spec.n,
             }),
         )
+    }
+
+    /// Says what the job is asked to do in full, once its model is here. Only the first call counts, and only while the
+    /// job waits.
+    pub fn settle(&self, spec: JobSpec) {
+        self.set_total(spec.steps);
+        self.spec.settle(spec);
     }
 
     /// Corrects the number of steps once the sampler's plan is known.

@@ -6,6 +6,7 @@ mod follower;
 mod job;
 mod queue;
 mod registry;
+mod settled;
 mod sizes;
 mod spec;
 
@@ -16,5 +17,6 @@ pub(crate) use job::timings_json;
 pub use job::{Job, JobId, JobState, Outcome, Picture, Snapshot, Timings};
 pub use queue::{Queue, QueueError};
 pub use registry::{Lookup, Registry};
+pub use settled::SettledSpec;
 pub use sizes::{SizeIds, Sizes};
-pub use spec::{InpaintFill, JobSpec, MaskSpec, OnDisconnect, Operation, OutputFormat, ResizeMode};
+pub use spec::{InpaintFill, JobSpec, MaskSpec, OnDisconnect, Operation, OutputFormat, Refiner, ResizeMode};

@@ -121,6 +121,15 @@ pub struct MaskSpec {
     pub whole_cells: bool,
 }
 
+/// Another model that finishes the pictures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refiner {
+    /// Its catalogue name.
+    pub model: String,
+    /// The part of the training schedule after which it takes over, above 0 and below 1.
+    pub switch_at: f64,
+}
+
 /// A job's request.
 #[derive(Debug, Clone)]
 #[cfg_attr(test, derive(Default))]
@@ -169,6 +178,8 @@ pub struct JobSpec {
     pub overflow: sd_prompt::Overflow,
     /// How much of the picture is redone, 0–1.
     pub strength: f32,
+    /// Another model that finishes the pictures.
+    pub refiner: Option<Refiner>,
     /// What SDXL is told of sizes: with the prompt and with the negative prompt.
     pub sizes: SizeIds,
     /// The picture to start from, already in the job's size unless [`EditSpec::latent_resize`].

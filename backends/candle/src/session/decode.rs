@@ -5,22 +5,15 @@ use super::{
     model::Parts,
     tiles::{Blend, Span, spans},
 };
-use crate::{Error, Result, ops::Activation};
+use crate::{Error, Result, config::VaeConfig, ops::Activation};
 use backend_api::{Ctl, DType, Param, Stage, TensorRef, find};
 
 /// The smallest tile in latent cells: smaller ones see too little around them.
 const SMALLEST: usize = 8;
 
-/// The side of a tile in latent cells, 0 for the whole picture: the caller's, or what the free memory allows.
-fn tile(parts: &Parts, options: &[Param], height: usize, width: usize) -> Result<usize> {
-    if let Some(text) = find(options, "tile") {
-        let side: usize = text.parse().map_err(|_| Error::invalid("`tile` must be a number of latent cells"))?;
-        if side != 0 && side < SMALLEST {
-            return Err(Error::invalid(format!("`tile` must be 0 or at least {SMALLEST}")));
-        }
-        return Ok(side);
-    }
-    let (config, (_, free)) = (parts.vae.config(), memory::system());
+/// The largest tile whose buffers take at most four fifths of `free` bytes, 0 for the whole picture. Where the free
+/// memory is not known (0) nothing is cut.
+fn choose(config: &VaeConfig, free: u64, height: usize, width: usize) -> Result<usize> {
     let factor = config.factor();
     let fits = |h: usize, w: usize| memory::autoencoder_scratch(config, h * factor, w * factor) < free / 10 * 8;
     if free == 0 || fits(height, width) {
@@ -32,6 +25,18 @@ fn tile(parts: &Parts, options: &[Param], height: usize, width: usize) -> Result
         needed: memory::autoencoder_scratch(config, 16 * factor, 16 * factor) >> 20,
         free: free >> 20,
     })
+}
+
+/// The side of a tile in latent cells, 0 for the whole picture: the caller's, or what the free memory allows.
+fn tile(parts: &Parts, options: &[Param], height: usize, width: usize) -> Result<usize> {
+    if let Some(text) = find(options, "tile") {
+        let side: usize = text.parse().map_err(|_| Error::invalid("`tile` must be a number of latent cells"))?;
+        if side != 0 && side < SMALLEST {
+            return Err(Error::invalid(format!("`tile` must be 0 or at least {SMALLEST}")));
+        }
+        return Ok(side);
+    }
+    choose(parts.vae.config(), memory::system().1, height, width)
 }
 
 /// Tiles of one picture, each with its place, and the cells over which neighbours blend.
@@ -67,7 +72,8 @@ fn check_picture(shape: [usize; 4], [n, h, w]: [usize; 3], factor: usize) -> Res
     Err(Error::invalid(format!("for latents of {h} × {w} pictures must be {wanted:?}, not {shape:?}")))
 }
 
-fn finite(values: Vec<f32>, what: &'static str) -> Result<Vec<f32>> {
+/// For outputs that cannot say what is no number, such as bytes.
+pub(crate) fn finite(values: Vec<f32>, what: &'static str) -> Result<Vec<f32>> {
     if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(Error::Output(what)) }
 }
 
@@ -103,7 +109,7 @@ pub(crate) fn decode(
             let piece = cut(item, [c, h, w], *rows, *columns);
             let x = Activation::from_nchw(&piece, [1, c, rows.len, columns.len], parts.ops.device())?;
             let mut picture = parts.vae.decode(parts.ops.as_ref(), &x, ctl)?.to_vec()?;
-            picture.iter_mut().for_each(|v| *v = (*v * 0.5 + 0.5).clamp(0.0, 1.0));
+            picture.iter_mut().for_each(|v| *v = to_colour(*v));
             match &mut blend {
                 Some(blend) => blend.add(&picture, pixels(*rows, factor), pixels(*columns, factor), overlap * factor),
                 None => pictures.append(&mut picture),
@@ -114,7 +120,13 @@ pub(crate) fn decode(
         }
     }
     ctl.progress(Stage::DECODE, total, total);
-    finite(pictures, "decoder")
+    Ok(pictures)
+}
+
+/// A value of the network as a colour, 0 … 1. What is no number stays none, infinities included: the host must see that
+/// the picture is broken, which black or white would hide.
+fn to_colour(value: f32) -> f32 {
+    if value.is_finite() { (value * 0.5 + 0.5).clamp(0.0, 1.0) } else { f32::NAN }
 }
 
 /// What turns a latent of sampler space into one of the network: factor and summand of a channel.
@@ -177,7 +189,7 @@ pub(crate) fn encode(
         }
     }
     ctl.progress(Stage::ENCODE, total, total);
-    finite(encoded, "encoder")
+    Ok(encoded)
 }
 
 /// Decodes with the preview network; answers pictures in 0 … 1.
@@ -193,4 +205,38 @@ pub(crate) fn preview(parts: &Parts, latents: &TensorRef<'_>, out: [usize; 4], c
     }
     let x = Activation::from_nchw(&latents.to_f32()?, [n, c, h, w], parts.ops.device())?;
     finite(tiny.decode(parts.ops.as_ref(), &x)?.to_vec()?, "preview network")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_follow_the_free_memory() {
+        // The autoencoder of Stable Diffusion.
+        let config: VaeConfig = serde_json::from_str(
+            r#"{"block_out_channels": [128, 256, 512, 512], "latent_channels": 4, "scaling_factor": 0.18215}"#,
+        )
+        .unwrap();
+        let needed = |cells: usize| memory::autoencoder_scratch(&config, cells * 8, cells * 8);
+        for (free, side) in [
+            (0, 0),
+            (needed(128) * 2, 0),
+            (needed(96) * 13 / 10, 96),
+            (needed(64) * 13 / 10, 64),
+            (needed(64), 48),
+            (needed(16) * 13 / 10, 16),
+        ] {
+            assert_eq!(choose(&config, free, 128, 128).unwrap(), side, "{free}");
+        }
+        assert!(matches!(choose(&config, needed(16), 128, 128), Err(Error::Memory { .. })));
+    }
+
+    #[test]
+    fn what_is_no_number_is_never_a_colour() {
+        assert_eq!([-3.0, -1.0, 0.0, 1.0, 3.0].map(to_colour), [0.0, 0.0, 0.5, 1.0, 1.0]);
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(to_colour(value).is_nan());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! A small HTTP/1.1 server for tests: any free port of this machine, one request a connection, ends with its owner.
 
+pub(crate) mod repository;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},

@@ -217,3 +217,44 @@ fn configurations_that_would_be_run_wrongly_are_refused() {
     let model = config(r#"{"timestep_spacing": "middle", "unknown": [1, {}]}"#);
     assert_eq!(Plan::new(&model, &Settings::default()).unwrap_err().code(), "bad_scheduler_config");
 }
+
+#[test]
+fn two_models_share_a_run() {
+    // The same network in both parts: what one of them gives in a whole run, noise included.
+    for json in [MODELS[0], MODELS[3]] {
+        let model = config(json);
+        // Those that remember no earlier step.
+        for sampler in [
+            Sampler::Euler,
+            Sampler::EulerAncestral,
+            Sampler::Heun,
+            Sampler::Dpm2Ancestral,
+            Sampler::DpmppSde,
+            Sampler::Dpmpp2sAncestral,
+            Sampler::Ddim,
+            Sampler::Ddpm,
+            Sampler::Lcm,
+        ] {
+            for schedule in [Schedule::Auto, Schedule::Karras] {
+                let settings = Settings { sampler, schedule, steps: 20, ..Settings::default() };
+                let whole = run(&model, &settings, &[5, 6], None);
+                let first = Plan::new(&model, &Settings { end: 0.8, ..settings.clone() }).unwrap();
+                let second = Plan::new(&model, &Settings { start: 0.8, ..settings.clone() }).unwrap();
+                assert_eq!(first.total() + second.total(), 20, "{settings:?}");
+                let mut noise = BatchNoise::new(Rng::Cpu, SHAPE, &ImageSeed::batch(5, 2));
+                let mut latents = first.begin(&noise.initial(), None);
+                for plan in [&first, &second] {
+                    let result: Result<Vec<f32>, ()> = plan.run(
+                        latents,
+                        &mut |eval| Ok(Denoiser::Mixture.network(eval, model.prediction())),
+                        &mut |request| noise.sample(request),
+                        &mut |_| Ok(()),
+                    );
+                    latents = result.unwrap();
+                }
+                let far = whole.iter().zip(&latents).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far < 1e-4, "{settings:?}: {far}");
+            }
+        }
+    }
+}

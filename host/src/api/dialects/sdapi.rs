@@ -113,6 +113,11 @@ fn native(all: &Map<String, Value>, route: On) -> Result<Map<String, Value>, Api
         return Err(Fault::field("batch_size", format!("batch_size × n_iter may be at most {MAX_PICTURES}")).into());
     }
     fields.insert("n".into(), n.into());
+    let refiner = text("refiner_checkpoint");
+    if !["", "None", "none"].contains(&refiner) {
+        fields.insert("refiner".into(), options::model_of(refiner).into());
+        carry(all, "refiner_switch_at", &mut fields, "refiner_switch_at");
+    }
     sdapi_edit::native(all, &mut fields, route == On::Img2Img)?;
     if route == On::Img2Img {
         picture(all, &mut fields)?;
@@ -131,7 +136,6 @@ fn unsupported(all: &Map<String, Value>) -> Result<(), ApiError> {
         (truth("tiling"), "tiling", "seamless tiling is not offered"),
         (named("script_name"), "script_name", "there are no scripts here; see GET /sdapi/v1/scripts"),
         (scripts, "alwayson_scripts", "there are no scripts here; see GET /sdapi/v1/scripts"),
-        (named("refiner_checkpoint"), "refiner_checkpoint", "the refiner's hand-over is not offered"),
         (named("firstpass_image"), "firstpass_image", "a first pass's picture is not taken"),
         (named("infotext"), "infotext", "send the fields themselves; POST /sdapi/v1/png-info takes a recipe apart"),
         (named("latent_mask"), "latent_mask", "send the mask as mask"),

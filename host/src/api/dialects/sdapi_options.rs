@@ -98,10 +98,13 @@ fn usable(name: &str, value: Value) -> Result<Value, Fault> {
 
 /// The checkpoint that options name.
 pub(crate) fn checkpoint(given: &Map<String, Value>) -> Option<String> {
-    let title = given.get("sd_model_checkpoint").and_then(Value::as_str).filter(|t| !t.is_empty())?;
-    // "name [hash]" and "name.safetensors" both name a model.
+    given.get("sd_model_checkpoint").and_then(Value::as_str).filter(|t| !t.is_empty()).map(model_of)
+}
+
+/// "name [hash]" and "name.safetensors" both name a model.
+pub(crate) fn model_of(title: &str) -> String {
     let name = title.split(" [").next().unwrap_or(title).trim();
-    Some(name.strip_suffix(".safetensors").unwrap_or(name).to_owned())
+    name.strip_suffix(".safetensors").unwrap_or(name).to_owned()
 }
 
 /// What options mean for a job.

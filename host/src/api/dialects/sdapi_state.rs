@@ -124,7 +124,7 @@ pub(crate) async fn set_options(app: Arc<App>, request: Request) -> Result<Respo
     if let Some(name) = options::checkpoint(&given) {
         let work = app.clone();
         // As in A1111 the answer comes when the model is there.
-        let loaded = tokio::task::spawn_blocking(move || work.engine.load_model(&name))
+        let loaded = tokio::task::spawn_blocking(move || work.load_model(&name))
             .await
             .map_err(|_| Fault::internal("the model could not be loaded"))?
             .map_err(|fault| fault.about("sd_model_checkpoint"))?;
@@ -176,7 +176,7 @@ pub(crate) async fn unload_checkpoint(app: Arc<App>, _request: Request) -> Resul
 
 /// `POST /sdapi/v1/reload-checkpoint`
 pub(crate) async fn reload_checkpoint(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    tokio::task::spawn_blocking(move || app.engine.load_model(&app.default_model()))
+    tokio::task::spawn_blocking(move || app.load_model(&app.default_model()))
         .await
         .map_err(|_| Fault::internal("the model could not be loaded"))??;
     Ok(json_ok(&json!({})))

@@ -275,6 +275,9 @@ impl Denoiser {
         let out_shape = out.shape_u64();
         let image = TensorRef::f32("image", &shape, pixels)?;
         abi(self.session.encode(image, options.as_slice().into(), TensorMut::f32(&out_shape, &mut out.data)?, &ctl))?;
+        if out.data.iter().any(|v| !v.is_finite()) {
+            return Err(Fault::new(FaultCode::InvalidOutput, "the encoded picture holds values that are no numbers"));
+        }
         Ok(out)
     }
 
