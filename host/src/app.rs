@@ -268,12 +268,13 @@ pub fn scan(args: &BackendArgs, call_limit: Option<Duration>) -> (Catalog, Choic
         Isolate::Never => sd_plugins::Isolate::Never,
     };
     let child = std::env::current_exe().ok().map(|exe| vec![exe.into_os_string(), "plugin-child".into()]);
-    let mut limits = sd_plugins::Limits::default();
+    let room = args.plugin_memory_mib.map(|mib| mib.saturating_mul(1 << 20));
+    let mut limits = sd_plugins::Limits { room, ..sd_plugins::Limits::default() };
     if let Some(limit) = call_limit {
         limits = sd_plugins::Limits { first: limits.first.min(limit), floor: limits.floor.min(limit), ..limits };
     }
-    let search =
-        Search { dirs: args.plugin_dir.clone(), isolate, child, limits, cache: cache_dir(), ..Search::default() };
+    let dirs = args.plugin_dir.clone();
+    let search = Search { dirs, isolate, child, limits, cache: cache_dir(), ..Search::default() };
     let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
     // Hives pass a bare index of the kind of device that the program was built for.
     let device = args.device.clone().filter(|d| d.parse::<u32>().is_err());

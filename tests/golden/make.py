@@ -21,6 +21,7 @@ def family_task(family):
 
 def tasks():
     """Name to function, in the order of a full run."""
+    import conformance
     import embeddings
     import families
     import goldens
@@ -35,6 +36,7 @@ def tasks():
     table = {name: family_task(family) for name, family in families.FAMILIES.items()}
     table["emoji-sd"] = lambda args: goldens.bundled(args.bundled)
     table["hires"] = lambda args: hires.write(args.bundled)
+    table["conformance"] = lambda args: conformance.write(args.bundled)
     table["parts"] = lambda _args: parts.write()
     table["embeddings"] = lambda _args: embeddings.write()
     table["singlefile"] = lambda _args: singlefile.write()

@@ -10,6 +10,10 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     let mut bench = cargo(&["run", "--release", "--quiet", "--package", "sd-tests", "--bin", "bench", "--"]);
     bench.args(args);
     step("worker", bench)?;
+    // What a call into a plugin costs by itself, in this process and in another one.
+    build(&["sd-backend-gauss"])?;
+    let package = ["test", "--release", "--quiet", "--workspace", "--test", "cost", "--", "--nocapture"];
+    step("interface", cargo(&package))?;
     if let Err(reason) = python("tests/golden/bench_diffusers.py", &[]) {
         say(&format!("no figures of diffusers: {reason} (set PYTHON to one that has tests/golden/requirements.txt)"));
     }

@@ -1,9 +1,11 @@
-//! Project commands: `cargo xtask serve | test | clients | bench | golden`.
+//! Project commands: `cargo xtask serve | test | clients | soak | bench | badges | golden`.
 
+mod badges;
 mod bench;
 mod clients;
 mod serve;
 mod shell;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -15,7 +17,9 @@ Project commands
                                 (options go to sd-worker: --port 9000, --model NAME, …)
   cargo xtask test              format, lints, documentation, every test
   cargo xtask clients [NAME]    try the worker with stock clients (installs them from PyPI and npm below the target folder)
+  cargo xtask soak              the slow tests: a thousand swaps of models
   cargo xtask bench             measure; beside diffusers where Python has it
+  cargo xtask badges            run the conformance kit on our backends, write docs/BACKENDS.md
   cargo xtask golden [OPTIONS]  make the golden files anew (needs Python with tests/golden/requirements.txt)
 ";
 
@@ -27,7 +31,9 @@ fn main() -> ExitCode {
         "serve" => serve::run(&rest),
         "test" => test::run(),
         "clients" => clients::run(&rest),
+        "soak" => soak::run(),
         "bench" => bench::run(&rest),
+        "badges" => badges::run(),
         "golden" => shell::python("tests/golden/make.py", &rest),
         "" | "help" | "--help" | "-h" => {
             shell::say(HELP);

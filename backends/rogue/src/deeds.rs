@@ -55,6 +55,24 @@ pub(crate) enum Deed {
     Lie,
     /// `silent`: answers success without having written anything.
     Silent,
+    /// `blind`: answers success to what the backend itself refuses.
+    Blind,
+    /// `deaf`: never looks at the cancel flag.
+    Deaf,
+    /// `fickle`: answers a little differently each time.
+    Fickle,
+    /// `lockstep`: runs every item of a batch at the first one's timestep.
+    Lockstep,
+    /// `lazy`: answers its input.
+    Lazy,
+    /// `sour`: after one error all answers are a little off.
+    Sour,
+    /// `keep`: does not forget what it should forget.
+    Keep,
+    /// `thread`: leaves a thread running.
+    Thread,
+    /// `hog`: takes 256 MiB, and answers `INTERNAL` when there are not so many.
+    Hog,
 }
 
 impl Deed {
@@ -84,6 +102,15 @@ impl Deed {
             "nan" => Deed::Nan,
             "lie" => Deed::Lie,
             "silent" => Deed::Silent,
+            "blind" => Deed::Blind,
+            "deaf" => Deed::Deaf,
+            "fickle" => Deed::Fickle,
+            "lockstep" => Deed::Lockstep,
+            "lazy" => Deed::Lazy,
+            "sour" => Deed::Sour,
+            "keep" => Deed::Keep,
+            "thread" => Deed::Thread,
+            "hog" => Deed::Hog,
             _ => return None,
         })
     }
@@ -151,7 +178,26 @@ pub(crate) fn commit(deed: Deed, method: &str) -> Result<Option<Deed>, AbiError>
             let _ = std::fs::remove_file(&path);
             return answer(Code::INTERNAL, &format!("writing ({outcome})"));
         }
-        Deed::Nan | Deed::Lie | Deed::Silent => return Ok(Some(deed)),
+        Deed::Thread => {
+            std::thread::spawn(|| std::thread::sleep(Duration::from_secs(3600)));
+        }
+        Deed::Hog => {
+            let mut block: Vec<u8> = Vec::new();
+            if block.try_reserve_exact(256 << 20).is_err() {
+                return answer(Code::INTERNAL, "lack of memory under a wrong name");
+            }
+            std::hint::black_box(block);
+        }
+        Deed::Nan
+        | Deed::Lie
+        | Deed::Silent
+        | Deed::Blind
+        | Deed::Deaf
+        | Deed::Fickle
+        | Deed::Lockstep
+        | Deed::Lazy
+        | Deed::Sour
+        | Deed::Keep => return Ok(Some(deed)),
     }
     Ok(None)
 }

@@ -17,6 +17,8 @@ struct Line {
     call: Option<u64>,
     /// The processes of a backend in which it happens.
     processes: RangeInclusive<u64>,
+    /// Done only in a process of the plugin's own.
+    child: bool,
 }
 
 /// A script, and the place where calls are counted.
@@ -48,16 +50,24 @@ impl Script {
     }
 
     fn parse(text: &str) -> Result<Self, AbiError> {
-        let bad = |part: &str| AbiError::invalid(format!("`{part}` is no `deed@method[:n][?first|?a..b]`"));
+        let bad = |part: &str| AbiError::invalid(format!("`{part}` is no `deed@method[:n][?first|?a..b|?child]`"));
         let line = |part: &str| {
             let (deed, rest) = part.split_once('@').ok_or_else(|| bad(part))?;
             let (rest, range) = rest.split_once('?').unwrap_or((rest, ".."));
+            let child = range == "child";
+            let range = if child { ".." } else { range };
             let processes = processes(range).ok_or_else(|| bad(part))?;
             let (method, call) = match rest.split_once(':') {
                 Some((method, n)) => (method, Some(n.parse().map_err(|_| bad(part))?)),
                 None => (rest, None),
             };
-            Ok(Line { deed: Deed::parse(deed).ok_or_else(|| bad(part))?, method: method.to_owned(), call, processes })
+            Ok(Line {
+                deed: Deed::parse(deed).ok_or_else(|| bad(part))?,
+                method: method.to_owned(),
+                call,
+                processes,
+                child,
+            })
         };
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(line).collect::<Result<_, _>>().map(Script)
     }
@@ -71,7 +81,8 @@ impl Script {
             *count
         };
         let due = |line: &&Line| {
-            line.method == method && line.call.is_none_or(|call| call == n) && line.processes.contains(&process())
+            let place = line.processes.contains(&process()) && (!line.child || in_child());
+            line.method == method && line.call.is_none_or(|call| call == n) && place
         };
         let mut left = Vec::new();
         for line in self.0.iter().filter(due) {
@@ -92,4 +103,9 @@ fn processes(text: &str) -> Option<RangeInclusive<u64>> {
 /// The number of this process among those of its backend: the host counts them from 1 for its children.
 fn process() -> u64 {
     std::env::var("SD_PLUGIN_PROCESS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+/// Whether the host made this process for the plugin.
+fn in_child() -> bool {
+    std::env::var_os("SD_PLUGIN_PROCESS").is_some()
 }

@@ -34,6 +34,9 @@ impl author::Diffusion for Session {
         let [input] = request.inputs.as_slice() else {
             return Err(AbiError::invalid("this model has one text encoder"));
         };
+        if input.encoder != 0 {
+            return Err(AbiError::invalid(format!("there is no text encoder {}", input.encoder)));
+        }
         if let Some(token) = input.tokens.iter().find(|t| **t >= VOCAB) {
             return Err(AbiError::invalid(format!("token {token} is outside the vocabulary of {VOCAB}")));
         }

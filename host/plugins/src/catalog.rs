@@ -209,7 +209,9 @@ impl Catalog {
             (None, _) if about.test_only && choice.backend.is_none() => {
                 (State::Skipped, "for tests only".to_owned(), Some(format!("--backend {} takes it", about.id)))
             }
-            (None, Some(best)) if best.score == 0 => (State::Skipped, best.why.clone(), None),
+            (None, Some(best)) if best.score == 0 => {
+                (State::Skipped, best.why.clone(), Some(best.remedy.clone()).filter(|remedy| !remedy.is_empty()))
+            }
             (None, Some(_)) => (State::Skipped, "another backend or device was asked for".to_owned(), None),
             (None, None) => (State::Skipped, "it knows none of this machine's devices".to_owned(), None),
         };
@@ -238,6 +240,15 @@ impl Catalog {
             }
         }
         Err(self.nothing(choice, failed))
+    }
+
+    /// The best plugin that fits: its file, its device, its reason.
+    pub(crate) fn best(&self, choice: &Choice) -> Result<(&Path, &HwDevice, &str), PluginError> {
+        let candidate = self.candidates(choice).into_iter().next().ok_or_else(|| self.nothing(choice, Vec::new()))?;
+        let entry = &self.entries[candidate.entry];
+        let about = entry.outcome.as_ref().map_err(Clone::clone)?;
+        let claim = &about.offers[candidate.claim];
+        Ok((&entry.path, &self.hardware[claim.hardware], &claim.why))
     }
 
     fn open_one(

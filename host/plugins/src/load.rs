@@ -42,6 +42,9 @@ pub(crate) struct Claim {
     pub(crate) score: u32,
     /// Why.
     pub(crate) why: String,
+    /// What helps, with score 0; may be empty.
+    #[serde(default)]
+    pub(crate) remedy: String,
 }
 
 /// The version of the interface that this program was built against.
@@ -117,6 +120,7 @@ pub(crate) fn describe(library: Library, path: &Path, hardware: &[HwDevice]) -> 
             device: label(device).to_owned(),
             score: offer.score.min(MAX_SCORE),
             why: clean(&offer.why, 300),
+            remedy: find(&offer.params, "remedy").map_or_else(String::new, |remedy| clean(remedy, 300)),
         })
     });
     Ok(Description {

@@ -15,8 +15,8 @@ use std::{
 
 /// A search that isolates everything, with time limits that tests can wait for.
 fn isolated(dir: &Path) -> Search {
-    let limits =
-        Limits { probe: Duration::from_secs(20), first: Duration::from_secs(20), floor: Duration::from_millis(1500) };
+    let limit = Duration::from_secs(20);
+    let limits = Limits { probe: limit, first: limit, floor: Duration::from_millis(1500), ..Limits::default() };
     let child = Some(vec![env!("CARGO_BIN_EXE_plugin-child").into()]);
     Search { isolate: Isolate::Always, child, limits, ..common::search(dir) }
 }

@@ -1,27 +1,16 @@
 //! `sd-worker backend`: what plugins there are.
 
 use super::{
-    BackendCommand,
+    BackendCommand, check,
     terminal::{bytes, say},
 };
-use crate::{
-    app,
-    config::{BackendArgs, ModelArgs},
-    fault::{Fault, FaultCode},
-    library::Library,
-};
-use sd_plugins::{
-    Choice, Report, Search, State,
-    conformance::{self, Plan, Verdict},
-};
-use std::path::Path;
+use crate::{app, config::BackendArgs, fault::Fault};
+use sd_plugins::{Report, State};
 
 pub(super) fn run(command: &BackendCommand) -> Result<(), Fault> {
     match command {
         BackendCommand::List { json, backends } => list(*json, backends),
-        BackendCommand::Check { file, tolerance, loads, json, backends, models } => {
-            check(file, *tolerance, *loads, *json, backends, models)
-        }
+        BackendCommand::Check(args) => check::run(args),
     }
 }
 
@@ -34,46 +23,6 @@ fn list(json: bool, backends: &BackendArgs) -> Result<(), Fault> {
         print(&report);
     }
     Ok(())
-}
-
-/// Runs the conformance kit on one file, beside the best other backend as the reference.
-fn check(
-    file: &Path,
-    tolerance: f32,
-    loads: u32,
-    json: bool,
-    backends: &BackendArgs,
-    models: &ModelArgs,
-) -> Result<(), Fault> {
-    let (library, named) = Library::new(app::model_places(models), models.model.as_deref())?;
-    let source = library.resolve(&named.unwrap_or_else(|| app::BUNDLED_MODEL.to_owned()))?.source();
-    let (catalog, choice) = app::scan(backends, None);
-    let options = choice.options.clone();
-    let reference = catalog.open(&Choice { options: Vec::new(), ..choice }, &|id| sd_plugins::tracing_host(id)).ok();
-    let search = Search { isolate: sd_plugins::Isolate::Never, ..Search::default() };
-    let plan = Plan {
-        search,
-        device: backends.device.clone(),
-        options,
-        source,
-        reference: reference.as_ref().map(|r| &r.backend),
-        tolerance,
-        loads,
-    };
-    let report = conformance::run(file, &plan);
-    if json {
-        say(&serde_json::to_string_pretty(&report).map_err(|e| Fault::internal(e.to_string()))?);
-    } else {
-        for check in &report.checks {
-            let verdict = match check.verdict {
-                Verdict::Passed => "passed",
-                Verdict::Failed => "FAILED",
-                Verdict::Skipped => "skipped",
-            };
-            say(&format!("{verdict:<8} {:<32} {:>6} ms  {}", check.name, check.millis, check.detail));
-        }
-    }
-    if report.passed() { Ok(()) } else { Err(Fault::new(FaultCode::BackendError, "the plugin does not conform")) }
 }
 
 /// The report for people.

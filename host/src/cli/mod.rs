@@ -1,6 +1,7 @@
 //! The command line: what it takes, and which part answers.
 
 mod backends;
+mod check;
 mod doctor;
 mod generate;
 mod inspect;
@@ -79,23 +80,7 @@ pub(crate) enum BackendCommand {
         backends: BackendArgs,
     },
     /// Check a plugin: load, probe, run every component, compare with the CPU backend. For authors
-    Check {
-        /// The plugin's file
-        file: PathBuf,
-        /// Largest difference from the reference, relative to its largest value: 0.001 suits f32, 0.02 half precision
-        #[arg(long, default_value_t = 0.001)]
-        tolerance: f32,
-        /// How often the model is loaded and dropped to look for leaks
-        #[arg(long, default_value_t = 20)]
-        loads: u32,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        backends: BackendArgs,
-        #[command(flatten)]
-        models: ModelArgs,
-    },
+    Check(Box<check::CheckArgs>),
 }
 
 #[derive(Debug, Subcommand)]

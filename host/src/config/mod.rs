@@ -68,9 +68,14 @@ pub struct BackendArgs {
     /// Whether plugins run in processes of their own
     #[arg(long, env = "SD_WORKER_ISOLATE", value_enum, default_value = "auto")]
     pub isolate: Isolate,
+    /// Most memory in MiB that a plugin in a process of its own may take once its device is open; without it as much as
+    /// there is
+    #[arg(long, env = "SD_WORKER_PLUGIN_MEMORY_MIB")]
+    pub plugin_memory_mib: Option<u64>,
 }
 
-fn pair(text: &str) -> Result<String, String> {
+/// Takes `NAME=VALUE`.
+pub(crate) fn pair(text: &str) -> Result<String, String> {
     text.split_once('=')
         .filter(|(name, _)| !name.is_empty())
         .map(|_| text.to_owned())

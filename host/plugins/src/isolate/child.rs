@@ -269,6 +269,9 @@ impl Worker {
         let options = wire::params(options);
         let backend = (library.module.open())(device, options.as_slice().into(), host).into_result()?;
         *self.common.backend.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(backend));
+        if let Some(room) = std::env::var(super::process::ROOM).ok().and_then(|room| room.parse().ok()) {
+            limit_memory(room)?;
+        }
         Ok(Reply::Done)
     }
 
@@ -301,6 +304,21 @@ impl Worker {
             bytes: encoded.bytes,
             params: wire::pairs(&encoded.params),
         })
+    }
+}
+
+/// Lets this process take `room` bytes more than it holds now, in private memory of any kind; mapped files are free.
+fn limit_memory(room: u64) -> Result<(), AbiError> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held =
+        status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let held = held.ok_or_else(|| AbiError::internal("the kernel does not tell how much memory is held"))?;
+    let most = (held << 10).saturating_add(room);
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: `limit` outlives the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(AbiError::internal("the limit of memory could not be set")),
     }
 }
 

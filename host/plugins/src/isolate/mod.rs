@@ -43,7 +43,23 @@ use std::time::Duration;
 /// Whether this system can isolate plugins.
 pub(crate) const AVAILABLE: bool = cfg!(target_os = "linux");
 
-/// How long a call into a child may take before the child is ended.
+/// The name of a signal that programs die of, in brackets.
+#[cfg(unix)]
+pub(crate) fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGSEGV => " (SIGSEGV)",
+        libc::SIGABRT => " (SIGABRT)",
+        libc::SIGBUS => " (SIGBUS)",
+        libc::SIGILL => " (SIGILL)",
+        libc::SIGFPE => " (SIGFPE)",
+        libc::SIGKILL => " (SIGKILL)",
+        #[cfg(target_os = "linux")]
+        libc::SIGSYS => " (SIGSYS)",
+        _ => "",
+    }
+}
+
+/// How long a call into a child may take before the child is ended, and how much memory it may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// For a library to load and say what it is.
@@ -52,10 +68,13 @@ pub struct Limits {
     pub first: Duration,
     /// The least for a later step; the limit itself is three times the slowest step so far.
     pub floor: Duration,
+    /// Bytes of memory that the child may take after it opened its device; `None` = as many as there are.
+    pub room: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { probe: Duration::from_secs(10), first: Duration::from_secs(300), floor: Duration::from_secs(10) }
+        let [probe, first, floor] = [10, 300, 10].map(Duration::from_secs);
+        Limits { probe, first, floor, room: None }
     }
 }

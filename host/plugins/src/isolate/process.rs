@@ -3,6 +3,7 @@
 use super::{
     Limits,
     shared::{self, Shared},
+    signal_name,
     wire::{self, FROM_CHILD, Reply, Request, receive, send},
 };
 use crate::error::clean;
@@ -33,6 +34,9 @@ const FRAME: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a question on the side socket may take.
 const QUESTION: Duration = Duration::from_secs(60);
+
+/// The variable that tells a child how many bytes it may take once its device is open.
+pub(super) const ROOM: &str = "SD_PLUGIN_ROOM";
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,6 +92,9 @@ impl Process {
         let mut start = Command::new(program);
         start.args(arguments).arg(inherited.map(|fd| fd.to_string()).join(",")).arg(library);
         start.env("SD_PLUGIN_PROCESS", number.to_string()).current_dir("/");
+        if let Some(room) = limits.room {
+            start.env(ROOM, room.to_string());
+        }
         // What the worker is told by its environment, tokens among it, is not the plugin's business.
         for (key, _) in std::env::vars_os() {
             let name = key.to_string_lossy();
@@ -332,18 +339,6 @@ impl Life {
         // Later callers did not cause a time-out; for them the process is simply gone.
         *epitaph = Some(AbiError { code: Code::WORKER_DIED, ..error.clone() });
         error
-    }
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        libc::SIGSEGV => " (SIGSEGV)",
-        libc::SIGABRT => " (SIGABRT)",
-        libc::SIGBUS => " (SIGBUS)",
-        libc::SIGILL => " (SIGILL)",
-        libc::SIGFPE => " (SIGFPE)",
-        libc::SIGSYS => " (SIGSYS)",
-        _ => "",
     }
 }
 
