@@ -50,8 +50,8 @@ pub struct Offer {
     pub hw_index: u32,
     /// How well it would do: 0 = cannot; 1–99 generic CPU; 100–199 CPU tuned for this machine; 1000 and more GPU.
     pub score: u32,
-    /// Why, in one sentence for the operator. With score 0: what is missing and how to get it.
+    /// Why, in one sentence for the operator. With score 0: what is missing.
     pub why: RString,
-    /// Room to grow.
+    /// Room to grow. Known: `remedy`, how to get what is missing.
     pub params: RVec<Param>,
 }

@@ -20,6 +20,14 @@ pub mod role {
     pub const TAESD: &str = "taesd";
     /// A single file that holds every part under the original (LDM) key names.
     pub const CHECKPOINT: &str = "checkpoint";
+    /// The first text encoder as an ONNX graph; its config stands under [`TEXT_ENCODER`].
+    pub const ONNX_TEXT_ENCODER: &str = "onnx_text_encoder";
+    /// The UNet as an ONNX graph; its config stands under [`UNET`].
+    pub const ONNX_UNET: &str = "onnx_unet";
+    /// The VAE's decoder as an ONNX graph; its config stands under [`VAE`].
+    pub const ONNX_VAE_DECODER: &str = "onnx_vae_decoder";
+    /// The VAE's encoder as an ONNX graph.
+    pub const ONNX_VAE_ENCODER: &str = "onnx_vae_encoder";
     /// An upscaler's weights.
     pub const UPSCALER: &str = "upscaler";
 }
@@ -30,7 +38,7 @@ pub mod role {
 pub struct ModelSource {
     /// A name for log lines.
     pub name: RString,
-    /// Role → absolute path of a safetensors file. A sharded part repeats its role, in order.
+    /// Role → absolute path of a safetensors file, or of an ONNX graph for the roles of that name. A sharded part repeats its role, in order.
     pub files: RVec<Param>,
     /// Role → the text of the part's JSON config (as diffusers and transformers write them).
     pub configs: RVec<Param>,

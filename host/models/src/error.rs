@@ -137,6 +137,12 @@ pub enum ModelError {
         /// What it is.
         format: &'static str,
     },
+    /// A part of an ONNX export that is no graph.
+    #[error("`{file}` is no ONNX graph; export the model again")]
+    NotOnnx {
+        /// The file inside the model.
+        file: String,
+    },
     /// A safetensors header that is malformed or lies.
     #[error("`{file}` has a bad safetensors header: {reason}; fetch the file again")]
     BadHeader {
@@ -263,7 +269,7 @@ impl ModelError {
             Self::MissingPart { .. } => "model_part_missing",
             Self::Pickle { .. } => "pickle_refused",
             Self::UnsupportedFormat { .. } => "unsupported_format",
-            Self::BadHeader { .. } => "bad_header",
+            Self::BadHeader { .. } | Self::NotOnnx { .. } => "bad_header",
             Self::Truncated { .. } => "file_truncated",
             Self::TrailingBytes { .. } => "trailing_bytes",
             Self::UnsupportedDtype { .. } => "unsupported_dtype",

@@ -9,6 +9,7 @@ use crate::{
     header::Header,
     layout,
     memory::Weights,
+    onnx,
     resolved::{Format, Networks, ResolvedModel, Tokenizer, fingerprint},
     tokenizer, weights,
 };
@@ -46,6 +47,9 @@ const PIPELINES: &[&str] = &[
     "StableDiffusionXLInstructPix2PixPipeline",
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
+    // What exporters to ONNX write.
+    "OnnxStableDiffusionPipeline",
+    "ORTStableDiffusionPipeline",
 ];
 
 /// Reads and checks a whole folder: configs, headers and every tensor's shape; no weights.
@@ -64,11 +68,14 @@ pub(crate) fn resolve(folder: &Folder, name: &str, options: ResolveOptions) -> R
     let scheduler_json = folder.need("scheduler/scheduler_config.json")?.json(MAX_CONFIG_BYTES)?;
     let scheduler = SchedulerFacts::parse(&scheduler_json)?;
 
-    let encoder = reader.encoder("text_encoder", &["CLIPTextModel"])?;
-    let encoder_2 = reader.encoder("text_encoder_2", &["CLIPTextModelWithProjection"])?;
-    let unet = reader.unet()?;
-    let vae = reader.vae()?;
-    let encoders = [encoder, encoder_2];
+    let onnx = onnx::is_export(folder)?;
+    let (encoders, unet, vae) = if onnx {
+        onnx::parts(folder, &mut reader.headers, &mut reader.files, &mut reader.configs)?
+    } else {
+        let encoder = reader.encoder("text_encoder", &["CLIPTextModel"])?;
+        let encoder_2 = reader.encoder("text_encoder_2", &["CLIPTextModelWithProjection"])?;
+        ([encoder, encoder_2], reader.unet()?, reader.vae()?)
+    };
 
     check_fit(&unet, &encoders)?;
     let facts = Facts {
@@ -107,11 +114,14 @@ pub(crate) fn resolve(folder: &Folder, name: &str, options: ResolveOptions) -> R
 
     let mut sums = Weights::default();
     reader.headers.iter().for_each(|(role, header)| sums.add(role, header));
+    if onnx {
+        sums.parameters = onnx::parameters(sums.file_bytes);
+    }
     let identity: Vec<(&str, &Header)> = reader.headers.iter().map(|(role, header)| (*role, header)).collect();
     Ok(ResolvedModel {
         name: name.to_owned(),
         family,
-        format: Format::Folder,
+        format: if onnx { Format::Onnx } else { Format::Folder },
         fingerprint: fingerprint(&identity, &reader.configs, &scheduler_json.text),
         files: reader.files,
         configs: reader.configs,
@@ -267,6 +277,9 @@ pub(crate) fn problems(folder: &Folder, options: ResolveOptions, first: ModelErr
         Ok(index) => index,
         Err(error) => return vec![error],
     };
+    if matches!(onnx::is_export(folder), Ok(true)) {
+        return vec![first];
+    }
     let mut reader = Reader {
         folder,
         index: &index,

@@ -26,6 +26,7 @@ mod layout;
 mod library;
 mod memory;
 mod name;
+mod onnx;
 #[cfg(test)]
 mod published;
 mod resolved;

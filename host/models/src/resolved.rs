@@ -15,6 +15,8 @@ use std::path::PathBuf;
 pub enum Format {
     /// A diffusers folder.
     Folder,
+    /// A folder with an ONNX graph for each part, as optimum exports it.
+    Onnx,
     /// One safetensors file with every part under the original (LDM) key names.
     SingleFile,
 }
@@ -25,6 +27,7 @@ impl Format {
     pub fn name(self) -> &'static str {
         match self {
             Self::Folder => "diffusers",
+            Self::Onnx => "onnx",
             Self::SingleFile => "single-file",
         }
     }
@@ -68,7 +71,7 @@ pub struct Tokenizer {
 pub struct Source {
     /// A name for log lines.
     pub name: String,
-    /// Role → absolute path of a safetensors file; a sharded part repeats its role, in order.
+    /// Role → absolute path of a safetensors file or an ONNX graph; a sharded part repeats its role, in order.
     pub files: Vec<(String, String)>,
     /// Role → the text of the part's JSON config.
     pub configs: Vec<(String, String)>,
