@@ -82,6 +82,8 @@ pub struct Settings {
     pub worker_id: String,
     /// Bounds on requests.
     pub limits: Limits,
+    /// Whether pictures may carry their recipe.
+    pub metadata: bool,
     /// Places in the queue.
     pub queue_jobs: usize,
     /// How long finished jobs are kept, and how many.
@@ -127,7 +129,12 @@ impl App {
         )
         .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
         Ok(Arc::new(App {
-            config: Config { worker_id: settings.worker_id, model: model.clone(), limits: settings.limits },
+            config: Config {
+                worker_id: settings.worker_id,
+                model: model.clone(),
+                limits: settings.limits,
+                metadata: settings.metadata,
+            },
             queue,
             registry: Arc::new(Registry::new(settings.keep.0, settings.keep.1)),
             engine,

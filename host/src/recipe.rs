@@ -2,13 +2,13 @@
 
 use crate::{
     fault::Fault,
-    jobs::{Hires, JobSpec, Operation, OutputFormat},
+    jobs::{Hires, InpaintFill, JobSpec, MaskSpec, Operation, OutputFormat},
     library::Resolved,
     names, upscalers,
 };
 use sd_images::{Embedded, Infotext, Limits, Picture, Recipe};
 use sd_sampling::noise::Rng;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// What a picture of a job was made with.
 pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
@@ -23,6 +23,7 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
     if let Some((width, height)) = spec.edit.noise.resize_from {
         extra.push(("Seed resize from".to_owned(), format!("{width}x{height}")));
     }
+    extra.extend(spec.mask.iter().flat_map(masked));
     let variation_seed = spec.variation_seed(index);
     let hires = spec.edit.hires.as_deref();
     if let Some(hires) = hires {
@@ -73,6 +74,24 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
     }
 }
 
+/// A1111's pairs of a mask.
+fn masked(mask: &MaskSpec) -> Vec<(String, String)> {
+    let content = match mask.fill {
+        InpaintFill::Original => None,
+        InpaintFill::Fill => Some("fill"),
+        InpaintFill::LatentNoise => Some("latent noise"),
+        InpaintFill::LatentNothing => Some("latent nothing"),
+    };
+    let pairs = [
+        ("Mask mode", mask.inverted.then(|| "Inpaint not masked".to_owned())),
+        ("Mask blur", (mask.blur > 0).then(|| mask.blur.to_string())),
+        ("Masked content", content.map(str::to_owned)),
+        ("Inpaint area", mask.only_masked.map(|_| "Only masked".to_owned())),
+        ("Masked area padding", mask.only_masked.map(|padding| padding.to_string())),
+    ];
+    pairs.into_iter().filter_map(|(key, value)| value.map(|v| (key.to_owned(), v))).collect()
+}
+
 /// A1111's pairs of a second pass; what it shares with the first one is left out.
 fn second_pass(hires: &Hires, first: &JobSpec) -> Vec<(String, String)> {
     let (sampler, schedule) = names::labels(&hires.sampler, &hires.schedule);
@@ -112,14 +131,41 @@ pub(crate) fn encode(picture: &Picture, spec: &JobSpec, recipe: &Recipe, infotex
     Ok(sd_images::encode(picture, format, &embedded)?)
 }
 
-/// The text inside a picture file.
-pub(crate) fn read(bytes: &[u8]) -> Result<Option<String>, Fault> {
-    let limits = Limits { max_bytes: 256 << 20, ..Limits::default() };
-    Ok(sd_images::inspect(bytes, &limits)?.parameters)
+/// What a picture file tells about itself.
+#[derive(Debug)]
+pub(crate) struct Told(sd_images::Inspection);
+
+/// Reads what a picture file tells. Its pixels are not decoded, so their number does not matter.
+pub(crate) fn read(bytes: &[u8]) -> Result<Told, Fault> {
+    let limits = Limits { max_bytes: 256 << 20, max_side: u32::MAX, max_pixels: u64::MAX };
+    Ok(Told(sd_images::inspect(bytes, &limits)?))
+}
+
+impl Told {
+    /// A1111's text.
+    pub(crate) fn parameters(&self) -> Option<&str> {
+        self.0.parameters.as_deref()
+    }
+
+    /// Texts that other programs left, such as ComfyUI's `prompt` and `workflow`.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &(String, String)> {
+        self.0.texts.iter().filter(|(key, _)| key != "parameters" && key != "sd-worker")
+    }
+
+    /// Everything, as `POST /v1/png-info` answers.
+    pub(crate) fn json(&self) -> Value {
+        let recipe: Option<Value> = self.0.recipe.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let others: Map<String, Value> = self.others().map(|(key, text)| (key.clone(), text.as_str().into())).collect();
+        json!({
+            "parameters": self.parameters(), "items": self.parameters().map_or_else(|| json!({}), items),
+            "recipe": recipe, "texts": others, "format": self.0.format.media_type(),
+            "width": self.0.width, "height": self.0.height,
+        })
+    }
 }
 
 /// The text taken apart: its pairs by key.
-pub(crate) fn items(text: &str) -> Value {
+fn items(text: &str) -> Value {
     let info = Infotext::parse(text);
     let mut items = Map::new();
     items.insert("Prompt".to_owned(), info.prompt.into());

@@ -26,6 +26,8 @@ def tasks():
     import families
     import goldens
     import hires
+    import images
+    import infotexts
     import noise
     import parts
     import prompts
@@ -42,6 +44,8 @@ def tasks():
     table["singlefile"] = lambda _args: singlefile.write()
     table["samplers"] = lambda _args: samplers.write()
     table["prompts"] = lambda _args: prompts.write()
+    table["images"] = lambda _args: images.write()
+    table["infotexts"] = lambda _args: infotexts.write()
     table["clip"] = lambda _args: prompts.write_vocabulary()
     table["upscalers"] = lambda _args: upscalers.write()
     table["noise"] = lambda _args: noise.write()

@@ -10,6 +10,7 @@ mod embeddings; // textual inversion
 mod generate; // drawing from the command line, pictures in terminals
 mod hires; // second passes against two requests and against diffusers
 mod hub; // models that are fetched when a job names them
+mod images; // pictures of requests: bombs, damage, links, other programs' files
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod models; // several models on one device: which stay, which go
 mod numbers; // outputs that are no numbers, memory that does not suffice

@@ -60,6 +60,14 @@ pub enum ImageError {
         /// The format.
         format: &'static str,
     },
+    /// Texts or profiles that are far larger than they look.
+    #[error("texts and profile of the {format} image unpack to more than {limit} bytes; save it again without them")]
+    Unpacks {
+        /// The format.
+        format: &'static str,
+        /// The limit.
+        limit: u64,
+    },
     /// A variant of the format that is not read.
     #[error("the {format} image {what}; convert it to 8-bit RGB")]
     Unsupported {
@@ -127,6 +135,7 @@ impl ImageError {
             Self::Corrupt { .. } => "image_corrupt",
             Self::Trailing { .. } => "image_trailing_data",
             Self::Animated { .. } => "image_animated",
+            Self::Unpacks { .. } => "image_unpacks",
             Self::Unsupported { .. } => "image_unsupported",
             Self::Base64 { .. } => "image_base64",
             Self::DataUrl => "image_data_url",

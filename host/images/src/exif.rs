@@ -4,6 +4,8 @@
 //! is checked and nothing is followed more than one level deep.
 
 const ORIENTATION: u16 = 0x0112;
+/// Camera's maker and model, where ComfyUI puts `workflow:{…}` and `prompt:{…}`.
+const CAMERA: [u16; 2] = [0x010F, 0x0110];
 const EXIF_IFD: u16 = 0x8769;
 const MAKER_NOTE: u16 = 0x927C;
 const USER_COMMENT: u16 = 0x9286;
@@ -23,6 +25,8 @@ pub(crate) struct Exif {
     pub(crate) user_comment: Option<String>,
     /// Our recipe as JSON.
     pub(crate) recipe: Option<String>,
+    /// ComfyUI's `prompt` and `workflow` as JSON.
+    pub(crate) texts: Vec<(String, String)>,
 }
 
 struct Tiff<'a> {
@@ -75,6 +79,15 @@ pub(crate) fn read(data: &[u8]) -> Exif {
     let Some(directory) = tiff.u32(4) else { return exif };
     if let Some(entry) = tiff.entry(directory, ORIENTATION) {
         exif.orientation = tiff.u16(entry + 8).filter(|value| (1..=8).contains(value)).unwrap_or(1);
+    }
+    for tag in CAMERA {
+        let value = tiff.entry(directory, tag).and_then(|entry| tiff.bytes(entry)).filter(|v| v.len() <= MAX_TEXT);
+        let value = value.map(|v| String::from_utf8_lossy(v));
+        if let Some((key, json)) = value.as_deref().and_then(|v| v.trim_end_matches('\0').split_once(':'))
+            && matches!(key, "prompt" | "workflow")
+        {
+            exif.texts.push((key.to_owned(), json.to_owned()));
+        }
     }
     let inner = tiff.entry(directory, EXIF_IFD).and_then(|entry| tiff.u32(entry + 8));
     let text = |tag| inner.and_then(|inner| tiff.bytes(tiff.entry(inner, tag)?)).filter(|text| text.len() <= MAX_TEXT);
@@ -156,7 +169,8 @@ mod tests {
     fn what_is_written_is_read_back() {
         for text in ["a cat\nSteps: 2", "日本 é 😀", ""] {
             let exif = read(&write(Some(text), Some("{\"a\":1}")));
-            let expected = Exif { orientation: 1, user_comment: Some(text.into()), recipe: Some("{\"a\":1}".into()) };
+            let (user_comment, recipe) = (Some(text.into()), Some("{\"a\":1}".into()));
+            let expected = Exif { orientation: 1, user_comment, recipe, texts: Vec::new() };
             assert_eq!(exif, expected);
         }
         assert_eq!(read(&write(None, Some("{}"))).recipe.as_deref(), Some("{}"));

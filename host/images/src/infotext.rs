@@ -27,13 +27,15 @@ impl Infotext {
         }
         let text = text[..end].trim();
         let (mut body, last) = text.rsplit_once('\n').unwrap_or(("", text));
-        let mut fields = pairs(last);
-        if fields.len() < 3 {
-            (body, fields) = (text, Vec::new());
+        let mut pairs = pairs(last);
+        if pairs.len() < 3 {
+            (body, pairs) = (text, Vec::new());
         }
+        let pairs = pairs.into_iter().filter(|(_, value)| !value.is_empty());
+        let fields = pairs.map(|(key, value)| (key.to_owned(), unquote(value))).collect();
         let mut info = Self { fields, ..Self::default() };
         let mut negative = false;
-        for line in body.lines().map(str::trim) {
+        for line in body.split('\n').map(str::trim) {
             let rest = line.strip_prefix(NEGATIVE);
             negative |= rest.is_some();
             let target = if negative { &mut info.negative_prompt } else { &mut info.prompt };
@@ -45,9 +47,9 @@ impl Infotext {
         info
     }
 
-    /// The value of a key.
+    /// The value of a key; of several the last one, as in A1111.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.fields.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.fields.iter().rfind(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 }
 
@@ -75,9 +77,9 @@ fn unquote(value: &str) -> String {
     quoted.then(|| serde_json::from_str(value).ok()).flatten().unwrap_or_else(|| value.to_owned())
 }
 
-/// All `key: value` pairs of a line. A key is two or more word characters, blanks, `-` or `/`; a value reaches to the
+/// All `key: value` pairs of a line, values as they stand there. A key is two or more word characters, blanks, `-` or `/`; a value reaches to the
 /// next comma, or is a quoted string.
-fn pairs(line: &str) -> Vec<(String, String)> {
+fn pairs(line: &str) -> Vec<(&str, &str)> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let is_key = |c: char| is_word(c) || matches!(c, ' ' | '-' | '/');
     let mut found = Vec::new();
@@ -92,7 +94,7 @@ fn pairs(line: &str) -> Vec<(String, String)> {
         };
         let value = value.trim_start();
         let length = quoted_length(value).unwrap_or_else(|| value.find(',').unwrap_or(value.len()));
-        found.push((key.to_owned(), unquote(&value[..length])));
+        found.push((key, &value[..length]));
         rest = &value[length..];
     }
     found

@@ -107,6 +107,7 @@ fn zlib(data: &[u8]) -> Vec<u8> {
 fn text_chunks_of_all_kinds() {
     let png = png_with(&[
         (b"tEXt", b"parameters\0caf\xe9".to_vec()),
+        (b"tEXt", "prompt\0{\"1\": \"猫\"}".as_bytes().to_vec()),
         (b"zTXt", [b"Comment\0\0".as_slice(), &zlib(b"small")].concat()),
         (b"iTXt", [b"Title\0\x01\0en\0\0".as_slice(), &zlib("猫".as_bytes())].concat()),
         (b"iTXt", b"Bad utf8\0\0\0\0\0\xff".to_vec()),
@@ -115,7 +116,8 @@ fn text_chunks_of_all_kinds() {
     ]);
     let found = inspect(&png, &Limits::default()).unwrap();
     let texts: Vec<_> = found.texts.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    assert_eq!(texts, [("parameters", "café"), ("Comment", "small"), ("Title", "猫")]);
+    let expected = [("parameters", "café"), ("prompt", "{\"1\": \"猫\"}"), ("Comment", "small"), ("Title", "猫")];
+    assert_eq!(texts, expected);
     assert_eq!(found.parameters.as_deref(), Some("café"));
     assert_eq!(decode(&png, &Limits::default()).unwrap(), sample(false));
 }
@@ -125,7 +127,6 @@ fn texts_are_bounded() {
     let bomb = zlib(&vec![0; 64 << 20]);
     let many = [b"Comment\0\0".as_slice(), &zlib(&vec![b'x'; MAX_TEXT / 2])].concat();
     let png = png_with(&[
-        (b"zTXt", [b"parameters\0\0".as_slice(), &bomb].concat()),
         (b"zTXt", many.clone()),
         (b"zTXt", many.clone()),
         (b"zTXt", many),
@@ -133,4 +134,14 @@ fn texts_are_bounded() {
     ]);
     let found = inspect(&png, &Limits::default()).unwrap();
     assert_eq!((found.parameters, found.texts.len()), (None, 2));
+    // What is a bomb is refused as a picture too, and so are small ones that add up.
+    for kind in [b"zTXt", b"iCCP"] {
+        let png = png_with(&[(kind, [b"parameters\0\0".as_slice(), &bomb].concat())]);
+        assert_eq!(inspect(&png, &Limits::default()).unwrap_err().code(), "image_unpacks");
+        assert_eq!(decode(&png, &Limits::default()).unwrap_err().code(), "image_unpacks");
+    }
+    let piece = zlib(&vec![0; 1 << 20]);
+    let pieces: Vec<_> = (0..9).map(|_| (b"iTXt", [b"a\0\x01\0\0\0".as_slice(), &piece].concat())).collect();
+    assert!(decode(&png_with(&pieces[..8]), &Limits::default()).is_ok());
+    assert_eq!(decode(&png_with(&pieces), &Limits::default()).unwrap_err().code(), "image_unpacks");
 }

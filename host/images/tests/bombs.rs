@@ -54,10 +54,10 @@ fn refusals_are_quick_and_small() {
         ("60,000 × 60,000 PNG", png(60_000, 60_000, &[], &gib), "image_dimensions"),
         ("60,000 × 60,000 JPEG", jpeg, "image_dimensions"),
         ("8192 × 8192 PNG", png(8192, 8192, &[], &gib), "image_dimensions"),
-        ("1 GiB of pixels behind a 1 × 1 header", png(1, 1, &[], &gib), "any"),
-        ("1 GiB of text", text(b"zTXt", b"parameters\0\0"), "ok"),
-        ("1 GiB of international text", text(b"iTXt", b"parameters\0\x01\0\0\0"), "ok"),
-        ("1 GiB of colour profile", text(b"iCCP", b"profile\0\0"), "ok"),
+        ("1 GiB of pixels behind a 1 × 1 header", png(1, 1, &[], &gib), "image_corrupt"),
+        ("1 GiB of text", text(b"zTXt", b"parameters\0\0"), "image_unpacks"),
+        ("1 GiB of international text", text(b"iTXt", b"parameters\0\x01\0\0\0"), "image_unpacks"),
+        ("1 GiB of colour profile", text(b"iCCP", b"profile\0\0"), "image_unpacks"),
         ("1,000,000 empty chunks", png(1, 1, &[chunk(b"teSt", &[]).repeat(1_000_000)], &small), "ok"),
     ];
     for (name, bytes, expected) in &cases {

@@ -21,7 +21,7 @@ use sd_images::{Mask, Picture};
 use sd_models::HubId;
 use sd_prompt::{Overflow, Pass};
 use sd_sampling::noise::Rng;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::{sync::Arc, time::Duration};
 
 /// Checks everything that can be wrong before a job takes a place in the queue.
@@ -166,7 +166,7 @@ impl Builder<'_> {
             init,
             mask,
             format: format(values),
-            metadata: values.bool("metadata").unwrap_or(true),
+            metadata: values.bool("metadata").unwrap_or(true) && self.app.config.metadata,
             preview_every: values.u32("preview_every").unwrap_or(0),
             on_disconnect: if values.text("on_disconnect") == Some("cancel") {
                 OnDisconnect::Cancel
@@ -382,6 +382,8 @@ impl Builder<'_> {
                 _ => InpaintFill::Original,
             },
             whole_cells: extends,
+            blur: self.values.u32("mask_blur").unwrap_or(0),
+            inverted: self.values.bool("mask_invert").unwrap_or(false),
             only_masked: self
                 .values
                 .bool("only_masked")
@@ -446,9 +448,5 @@ fn quality(values: &Values) -> u8 {
 /// The recipe inside a picture given as text.
 pub(crate) fn recipe_of(text: &str) -> Result<Value, Fault> {
     let bytes = crate::picture::bytes_of(text).map_err(|f| f.about("image"))?;
-    let parameters = crate::recipe::read(&bytes).map_err(|f| f.about("image"))?;
-    Ok(match parameters {
-        None => json!({ "parameters": null, "items": {} }),
-        Some(text) => json!({ "parameters": text, "items": crate::recipe::items(&text) }),
-    })
+    Ok(crate::recipe::read(&bytes).map_err(|f| f.about("image"))?.json())
 }

@@ -51,8 +51,11 @@ enum Command {
     Models(ModelsCommand),
     /// Print the recipe inside a picture
     Inspect {
-        /// A PNG, JPEG or WebP file
+        /// A PNG, JPEG or WebP file: one of ours, of A1111 or of ComfyUI
         file: PathBuf,
+        /// Everything that is known, as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Say what was found on this machine, and what to do about what was not
     Doctor {
@@ -153,7 +156,7 @@ pub fn main(preset: Option<&str>) -> ExitCode {
         Command::Generate(args) => return generate::run(&args),
         Command::Backend(command) => backends::run(&command),
         Command::Models(command) => models::run(&command),
-        Command::Inspect { file } => inspect::run(&file),
+        Command::Inspect { file, json } => inspect::run(&file, json),
         Command::Doctor { backends, models } => doctor::run(&backends, &models),
         Command::Healthcheck { url } => doctor::healthcheck(&url),
     };

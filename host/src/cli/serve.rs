@@ -182,6 +182,7 @@ fn settings(args: &ServeArgs, tokens: &Tokens) -> Settings {
         models: args.models.clone(),
         worker_id: args.worker_id.clone(),
         limits: args.limits(),
+        metadata: !args.no_metadata,
         queue_jobs: args.queue_jobs as usize,
         keep: (secs(args.keep_secs), args.keep_jobs as usize),
         call_limit: secs(args.call_limit_secs),

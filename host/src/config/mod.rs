@@ -157,6 +157,9 @@ pub struct ServeArgs {
     /// Most open connections
     #[arg(long, env = "SD_WORKER_MAX_CONNECTIONS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
+    /// Write no recipe into pictures, whatever requests ask
+    #[arg(long, env = "SD_WORKER_NO_METADATA")]
+    pub no_metadata: bool,
     /// The longest a job may run, in seconds
     #[arg(long, env = "SD_WORKER_JOB_TIMEOUT_SECS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub job_timeout_secs: u32,
@@ -215,6 +218,8 @@ pub struct Config {
     pub model: String,
     /// Bounds on requests.
     pub limits: Limits,
+    /// Whether pictures may carry their recipe.
+    pub metadata: bool,
 }
 
 impl ServeArgs {

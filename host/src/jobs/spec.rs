@@ -117,6 +117,10 @@ pub struct MaskSpec {
     pub fill: InpaintFill,
     /// Work on the mask's surroundings only, with this padding in pixels.
     pub only_masked: Option<u32>,
+    /// By how many pixels the mask's edge was softened: told in the recipe.
+    pub blur: u32,
+    /// Whether the mask came the other way round: told in the recipe.
+    pub inverted: bool,
     /// A latent cell is repainted as soon as one of its pixels is; else its upper left pixel decides, as in diffusers.
     pub whole_cells: bool,
 }

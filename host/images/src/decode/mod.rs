@@ -9,6 +9,7 @@ mod jpeg;
 mod png;
 mod webp;
 
+pub(crate) use self::png::{packed, split};
 use crate::{ImageError, Picture, exif};
 use std::ops::Range;
 
@@ -144,7 +145,7 @@ pub(crate) fn walk<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Format, Walk
 
 /// Decodes a picture: upright, 8-bit RGB, alpha apart. Colour profiles are ignored, 16-bit values keep their high byte.
 ///
-/// Errors: `TooManyBytes`, `Format`, `Dimensions`, `Animated`, `Unsupported`, `Truncated`, `Corrupt`, `Trailing`.
+/// Errors: `TooManyBytes`, `Format`, `Dimensions`, `Animated`, `Unpacks`, `Unsupported`, `Truncated`, `Corrupt`, `Trailing`.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     let (format, walk) = walk(bytes, limits)?;
     let clean = walk.clean(bytes);

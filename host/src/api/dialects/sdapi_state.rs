@@ -159,9 +159,11 @@ pub(crate) async fn png_info(app: Arc<App>, request: Request) -> Result<Response
         .await
         .map_err(|_| Fault::internal("the picture could not be read"))??;
     let Some(info) = recipe["parameters"].as_str() else {
-        return Ok(json_ok(&json!({ "info": "", "items": {}, "parameters": {} })));
+        return Ok(json_ok(&json!({ "info": "", "items": recipe["texts"], "parameters": {} })));
     };
-    Ok(json_ok(&json!({ "info": info, "items": { "parameters": info }, "parameters": recipe["items"] })))
+    let mut items = recipe["texts"].clone();
+    items["parameters"] = info.into();
+    Ok(json_ok(&json!({ "info": info, "items": items, "parameters": recipe["items"] })))
 }
 
 /// `POST /sdapi/v1/unload-checkpoint`

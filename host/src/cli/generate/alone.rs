@@ -24,6 +24,7 @@ pub(super) fn draw(
         models: args.models.clone(),
         worker_id: "generate".to_owned(),
         limits: Limits { body_bytes: 0, pixels: 4096 * 4096, job_timeout: DAY, budget: BodyBudget::new(0) },
+        metadata: true,
         queue_jobs: 1,
         keep: (DAY, 1),
         call_limit: Duration::from_secs(3600),
