@@ -145,6 +145,17 @@ def variations():
 
 
 @check
+def second_pass():
+    """webuiapi: enable_hr with latent and pixel upscalers"""
+    for upscaler in (webuiapi.HiResUpscaler.Latent, webuiapi.HiResUpscaler.Lanczos):
+        result = web.txt2img(prompt="red apple", enable_hr=True, hr_scale=2, hr_upscaler=upscaler, denoising_strength=0.6,
+                             **SMALL)
+        equal((result.image.size, result.info["denoising_strength"]), ((128, 128), 0.6))
+        assert "Hires upscaler: " + upscaler.value in result.info["infotexts"][0]
+        keep(result.image, "a1111-hires-" + upscaler.value.lower())
+
+
+@check
 def override_settings():
     """webuiapi: override_settings for one request, and kept with restore_afterwards=False"""
     equal(web.txt2img(prompt="panda", override_settings={"samples_format": "jpg"}, **SMALL).image.format, "JPEG")

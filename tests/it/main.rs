@@ -4,6 +4,7 @@
 
 mod abuse; // malformed requests, hostile bodies
 mod crash; // plugins that die or hang in processes of their own
+mod dialects; // OpenAI and A1111 over HTTP
 mod edit; // masks, sizes, outpainting, variations
 mod embeddings; // textual inversion
 #[cfg(unix)]

@@ -51,8 +51,8 @@ pub(crate) fn page() -> String {
             .collect::<String>()
     };
     let mut html = String::from(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>sd-worker: interface</title>\
-         <style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1b1f;background:#fff}\
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>sd-worker: interface</title><link rel=icon href='data:,'>\
+         <style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1b1f;background:#fff}\
          table{border-collapse:collapse;width:100%;margin:1rem 0 2rem}td,th{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid #ddd}\
          code{background:#f0f0f4;padding:0 .25em;border-radius:3px}@media(prefers-color-scheme:dark){body{background:#16161a;color:#e8e8ee}\
          code{background:#2a2a31}td,th{border-color:#333}}</style>\

@@ -109,10 +109,10 @@ pub(crate) fn responses(route: &Route) -> Value {
     let fine = match (route.method.as_str(), route.pattern) {
         (_, "/" | "/docs") => content("text/html", text()),
         (_, "/metrics") => content("text/plain", text()),
-        (_, "/v1/jobs/{}/stream" | "/v1/inference/{}/stream") => content(EVENTS, text()),
+        (_, "/v1/jobs/{}/stream" | "/v1/inference/{}/stream") => json!({ EVENTS: {} }),
         (_, "/v1/jobs/{}/images/{}") => json!({ "image/png": {}, "image/jpeg": {}, "image/webp": {} }),
         (_, "/v1/images/generations" | "/v1/images/edits" | "/v1/images/variations") => {
-            json!({ JSON: { "schema": schema("ImagesResponse") }, EVENTS: { "schema": text() } })
+            json!({ JSON: { "schema": schema("ImagesResponse") }, EVENTS: {} })
         }
         ("POST", "/v1/jobs" | "/v1/inference") => content(JSON, schema("Accepted")),
         ("GET", "/v1/jobs/{}") => content(JSON, schema("Job")),
