@@ -1,15 +1,19 @@
 //! The parts of a running worker, put together.
 
 use crate::{
-    api::{ApiError, SdOptions},
-    config::{BackendArgs, Config, Isolate, Limits, ModelArgs},
-    engine::{Device, Engine, LoadedModel},
+    api::{self, ApiError, SdOptions},
+    clerk::Clerk,
+    config::{BackendArgs, Config, Isolate, Limits, ModelArgs, StateFolder},
+    engine::{Device, Engine, LoadProgress, LoadedModel},
     fault::{Fault, FaultCode},
-    jobs::{JobState, Outcome, Queue, Registry},
+    jobs::{Job, JobState, OnDisconnect, Outcome, Queue, Registry},
+    ledger::{Ledger, OnRestart},
     library::Library,
     pulls::Pulls,
     server::Shutdown,
+    store::{Recovery, StoreOptions},
     telemetry::Metrics,
+    webhook::{WebhookError, WebhookPolicy, Webhooks},
 };
 use backend_api::{HwKind, Param};
 use sd_plugins::{Catalog, Choice, PluginError, Report, Search, tracing_host};
@@ -27,6 +31,11 @@ pub const BUNDLED_MODEL: &str = "emoji-sd";
 
 /// What the lanes wait longer than the watchdog of an isolated plugin: for its end, and a new start.
 const BEHIND: Duration = Duration::from_secs(60);
+
+/// How long jobs that the deadline has stopped may take to come off their devices.
+pub const LAST_CALL: Duration = Duration::from_millis(750);
+/// How long after the jobs' deadline the server goes on, so that everybody hears how they ended.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Whether jobs are taken.
 #[derive(Debug, Clone)]
@@ -48,6 +57,10 @@ pub struct App {
     pub queue: Arc<Queue>,
     /// All jobs.
     pub registry: Arc<Registry>,
+    /// What outlives the program; `None`: nothing does.
+    pub ledger: Option<Arc<Ledger>>,
+    /// Told of every job's life.
+    pub(crate) clerk: Arc<Clerk>,
     /// The devices.
     pub engine: Arc<Engine>,
     /// The models.
@@ -88,6 +101,14 @@ pub struct Settings {
     pub queue_jobs: usize,
     /// How long finished jobs are kept, and how many.
     pub keep: (Duration, usize),
+    /// Where jobs outlive the program.
+    pub state: Option<StateFolder>,
+    /// Most bytes of finished pictures there.
+    pub state_bytes: u64,
+    /// What becomes of interrupted jobs.
+    pub on_restart: OnRestart,
+    /// Who may be told of a job's end; `None`: nobody.
+    pub webhooks: Option<WebhookPolicy>,
     /// The longest call into a backend.
     pub call_limit: Duration,
     /// Jobs at a time on one device.
@@ -117,6 +138,11 @@ impl App {
         if pulls.wanted(&model, &models).is_none() {
             models.resolve(&model)?;
         }
+        let (ledger, recovery) = open_ledger(&settings)?.unzip();
+        let ledger = ledger.map(Arc::new);
+        let webhooks = settings.webhooks.clone().map(Webhooks::start).transpose();
+        let webhooks = webhooks.map_err(|e| Fault::internal(e.to_string()))?;
+        let clerk = Arc::new(Clerk { ledger: ledger.clone(), webhooks });
         let (device, lanes, report) = open_device(&settings)?;
         let queue = Arc::new(Queue::new(settings.queue_jobs));
         let engine = Engine::start(
@@ -128,7 +154,7 @@ impl App {
             settings.max_models.unwrap_or(usize::MAX),
         )
         .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
-        Ok(Arc::new(App {
+        let app = Arc::new(App {
             config: Config {
                 worker_id: settings.worker_id,
                 model: model.clone(),
@@ -137,6 +163,8 @@ impl App {
             },
             queue,
             registry: Arc::new(Registry::new(settings.keep.0, settings.keep.1)),
+            ledger: ledger.clone(),
+            clerk,
             engine,
             models,
             pulls,
@@ -149,7 +177,11 @@ impl App {
             default_model: Mutex::new(model),
             starting: AtomicBool::new(true),
             start_fault: Mutex::new(None),
-        }))
+        });
+        if let (Some(ledger), Some(recovery)) = (ledger, recovery) {
+            api::restore(&app, &ledger, recovery);
+        }
+        Ok(app)
     }
 
     /// Loads the default model. Jobs that come meanwhile are refused with `not_ready`.
@@ -164,10 +196,21 @@ impl App {
 
     /// Loads a model outside any job, fetched from the hub first if need be and allowed. Blocks.
     pub fn load_model(&self, name: &str) -> Result<LoadedModel, Fault> {
+        self.load_model_watched(name, &(Arc::new(|_, _| ()) as LoadProgress))
+    }
+
+    /// The same, telling how the load goes on.
+    pub fn load_model_watched(&self, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
         if let Some(id) = self.pulls.wanted(name, &self.models) {
             self.pulls.fetch_logged(&id, &self.models)?;
         }
-        self.engine.load_model(name)
+        self.engine.load_model_watched(name, progress)
+    }
+
+    /// Whether a job that has not ended goes on in the next program. One that goes with its reader does not: no connection
+    /// outlives the program.
+    pub(crate) fn keeps(&self, job: &Job) -> bool {
+        self.ledger.is_some() && job.spec.on_disconnect == OnDisconnect::Keep
     }
 
     /// The model of jobs that name none.
@@ -201,6 +244,9 @@ impl App {
         if let Some(fault) = self.start_fault.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             return not("broken", &fault.message);
         }
+        if let Some(trouble) = self.ledger.as_ref().and_then(|l| l.trouble()) {
+            return not("broken", &trouble.to_string());
+        }
         let busy = self.engine.running() > 0 || !self.queue.is_empty();
         Readiness { ready: true, state: if busy { "busy" } else { "ready" }, reason: None }
     }
@@ -216,42 +262,85 @@ impl App {
         Err(ApiError { retry_after: Some(Duration::from_secs(2)), ..fault.into() })
     }
 
+    /// Whether the end of a job may be told there.
+    pub(crate) fn check_webhook(&self, url: &str) -> Result<(), WebhookError> {
+        self.clerk.webhooks.as_ref().map_or(Err(WebhookError::HostNotAllowed), |w| w.check(url))
+    }
+
     /// Seconds until a place in the queue is likely to be free.
     pub fn retry_after_secs(&self) -> u64 {
         let wait = self.queue.len() as f64 * self.engine.mean_job().as_secs_f64();
         (wait.ceil() as u64).clamp(1, 300)
     }
 
-    /// Ends all work: waiting jobs are told, running ones may go on until the deadline and are cancelled then.
-    /// Blocks; afterwards every job has its terminal event.
+    /// Ends all work: running jobs may go on until the deadline. Those that wait, and those that the deadline stops, are
+    /// kept for the next program; without a store they end here. Blocks, for at most `patience` and [`LAST_CALL`].
     pub fn finish(&self, patience: Duration) {
-        for job in self.queue.close() {
-            job.finish(Outcome::Failed(Fault::new(
-                FaultCode::Draining,
-                "the worker was shut down before this job began",
-            )));
-        }
-        // Those whose model is still being fetched.
+        drop(self.queue.close());
+        // Also those whose model is still being fetched, which are in no queue yet.
         for job in self.registry.list().iter().filter(|job| job.state() == JobState::Queued) {
-            job.finish(Outcome::Failed(Fault::new(
-                FaultCode::Draining,
-                "the worker was shut down before this job began",
-            )));
+            if self.keeps(job) {
+                job.suspend();
+            } else {
+                job.finish(Outcome::Failed(Fault::new(
+                    FaultCode::Draining,
+                    "the worker was shut down before this job began",
+                )));
+            }
         }
         if self.engine.join(patience) {
             return;
         }
-        for job in self.registry.list() {
-            job.request_cancel();
-        }
-        if !self.engine.join(Duration::from_secs(5)) {
-            tracing::warn!("a call into the backend does not come back; leaving it");
-            for job in self.registry.list() {
-                job.finish(Outcome::Failed(Fault::new(
-                    FaultCode::Interrupted,
-                    "the worker was shut down while this job ran",
-                )));
+        let running = || self.registry.list().into_iter().filter(|job| job.state() == JobState::Running);
+        let interrupted =
+            || Outcome::Failed(Fault::new(FaultCode::Interrupted, "the worker was shut down while this job ran"));
+        for job in running() {
+            match self.ledger.as_ref().map(|l| l.on_restart()) {
+                Some(OnRestart::Rerun) if self.keeps(&job) => job.park(),
+                Some(OnRestart::Report) => drop(job.finish(interrupted())),
+                _ => drop(job.request_cancel()),
             }
+        }
+        if self.engine.join(LAST_CALL) {
+            return;
+        }
+        tracing::warn!("a call into the backend does not come back; leaving it");
+        for job in running() {
+            // With a store these are found interrupted by the next program.
+            if self.keeps(&job) {
+                job.suspend();
+            } else {
+                job.finish(interrupted());
+            }
+        }
+    }
+
+    /// Writes down what there is to write and closes the store. Blocks for at most `limit`.
+    pub fn close(&self, limit: Duration) {
+        if let Some(ledger) = &self.ledger {
+            ledger.close(limit);
+        }
+    }
+}
+
+/// Opens the store. A folder that nobody asked for is left alone when it cannot be used.
+fn open_ledger(settings: &Settings) -> Result<Option<(Ledger, Recovery)>, Fault> {
+    let Some(folder) = &settings.state else { return Ok(None) };
+    let options = StoreOptions {
+        time_to_live: settings.keep.0,
+        max_finished: u32::try_from(settings.keep.1).unwrap_or(u32::MAX),
+        max_picture_bytes: settings.state_bytes,
+        ..StoreOptions::default()
+    };
+    match Ledger::open(&folder.path, options, settings.on_restart) {
+        Ok(opened) => {
+            tracing::info!(folder = %folder.path.display(), "jobs are kept");
+            Ok(Some(opened))
+        }
+        Err(e) if folder.named => Err(e.into()),
+        Err(e) => {
+            tracing::warn!(folder = %folder.path.display(), code = e.code(), "jobs are kept in memory only: {e}");
+            Ok(None)
         }
     }
 }

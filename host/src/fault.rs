@@ -20,6 +20,10 @@ macro_rules! codes {
             pub fn as_str(self) -> &'static str {
                 match self { $(FaultCode::$variant => $text,)* }
             }
+            /// The code of a text form.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == text)
+            }
             /// The HTTP status that answers a request which failed this way.
             pub fn status(self) -> u16 {
                 match self { $(FaultCode::$variant => $status,)* }
@@ -79,6 +83,8 @@ codes! {
     Draining = "draining", 503, true;
     /// The worker has no usable backend or model right now.
     NotReady = "not_ready", 503, true;
+    /// The state directory cannot be written or read right now.
+    StorageUnavailable = "storage_unavailable", 503, true;
     /// The job was stopped on request.
     Cancelled = "cancelled", 409, false;
     /// The job ran longer than its limit.

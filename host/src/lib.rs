@@ -4,6 +4,7 @@
 mod api;
 pub mod app;
 pub mod auth;
+mod clerk;
 pub mod cli;
 pub mod config;
 pub mod embeddings;
@@ -11,6 +12,7 @@ pub mod engine;
 pub mod fault;
 pub mod hive;
 pub mod jobs;
+pub mod ledger;
 pub mod library;
 mod names;
 mod picture;

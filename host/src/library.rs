@@ -22,6 +22,8 @@ use std::{
 const FRESH: Duration = Duration::from_secs(5);
 /// Answers kept.
 const MAX_KEPT: usize = 64;
+/// How long it is kept that a model cannot be used: somebody who repairs it waits no longer than this.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// A model that can be run.
 #[derive(Debug)]
@@ -64,7 +66,20 @@ pub struct Library {
     kept: Mutex<HashMap<String, Kept>>,
     /// The embeddings that a model sees, by its fingerprint, and when they were looked at.
     embeddings: Mutex<HashMap<String, (Instant, Arc<Embeddings>)>>,
+    refused: Mutex<HashMap<String, (Instant, Fault)>>,
+    listed: Mutex<Option<Listed>>,
 }
+
+/// The models as they were read, and what the folders looked like then.
+#[derive(Debug)]
+struct Listed {
+    at: Instant,
+    folders: Vec<Seen>,
+    entries: Arc<Vec<sd_models::Entry>>,
+}
+
+/// A file or folder at a glance: name, size, time of the last change.
+type Seen = (std::ffi::OsString, u64, Option<std::time::SystemTime>);
 
 impl Library {
     /// A library. `operator` is what the operator asked to serve: a name or a path.
@@ -77,7 +92,15 @@ impl Library {
                 (Some((resolved.name.clone(), path)), Some(resolved.name))
             }
         };
-        Ok((Library { inner, operator, kept: Mutex::default(), embeddings: Mutex::default() }, name))
+        let library = Library {
+            inner,
+            operator,
+            kept: Mutex::default(),
+            embeddings: Mutex::default(),
+            refused: Mutex::default(),
+            listed: Mutex::default(),
+        };
+        Ok((library, name))
     }
 
     /// Where models are looked for.
@@ -92,7 +115,45 @@ impl Library {
         {
             return Ok(kept.resolved.clone());
         }
-        self.resolve(name)
+        if let Some((at, fault)) = self.refused.lock().unwrap_or_else(PoisonError::into_inner).get(name)
+            && at.elapsed() < REFUSED
+        {
+            return Err(fault.clone());
+        }
+        self.resolve(name).inspect_err(|fault| {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if refused.len() >= MAX_KEPT {
+                refused.clear();
+            }
+            refused.insert(name.to_owned(), (Instant::now(), fault.clone()));
+        })
+    }
+
+    /// All models, from memory while the folders look the same and the reading is fresh.
+    fn entries(&self) -> Arc<Vec<sd_models::Entry>> {
+        // Held while reading, so that many callers at once cost one reading.
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let folders = self.glance();
+        if let Some(known) = listed.as_ref().filter(|l| l.at.elapsed() < FRESH && l.folders == folders) {
+            return known.entries.clone();
+        }
+        let entries = Arc::new(self.inner.list());
+        *listed = Some(Listed { at: Instant::now(), folders, entries: entries.clone() });
+        entries
+    }
+
+    /// What lies directly in the models folders. A change deeper inside a model is seen once the reading is no longer fresh.
+    fn glance(&self) -> Vec<Seen> {
+        let mut seen: Vec<Seen> = Vec::new();
+        for folder in self.inner.dirs.iter().chain(&self.inner.hub_cache) {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                // The folder behind a link is what counts.
+                let Ok(about) = std::fs::metadata(entry.path()) else { continue };
+                seen.push((entry.path().into_os_string(), about.len(), about.modified().ok()));
+            }
+        }
+        seen.sort();
+        seen
     }
 
     /// Resolves a name from disk.
@@ -144,8 +205,7 @@ impl Library {
     /// The list of `GET /v1/models`: OpenAI's fields, and ours beside them.
     pub fn list_json(&self, default: &str, loaded: &[String]) -> Vec<Value> {
         let mut entries: Vec<Value> = self
-            .inner
-            .list()
+            .entries()
             .iter()
             .map(|m| {
                 let created = m.modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());

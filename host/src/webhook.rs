@@ -2,7 +2,11 @@
 //!
 //! A delivery is `POST <url>` with the JSON body given and two headers: `X-SD-Worker-Delivery`, an id that stays the same over retries, and
 //! `X-SD-Worker-Signature: t=<seconds since 1970>,v1=<hex>`, where `v1` is HMAC-SHA256 of `<t>.<body>` with the operator's secret. A receiver checks the
-//! signature, and that `t` is recent. Deliveries under way are lost when the program ends: the job itself is the truth, a delivery is a hint to look.
+//! signature, and that `t` is recent. With a store, deliveries under way when the program ends are made by the next one, under a new id; without one they
+//! are lost: the job itself is the truth, a delivery is a hint to look.
+//!
+//! Names are resolved here, and an address inside the operator's network is called only if the operator allowed that very address, or such addresses at
+//! all: a name that an attacker controls may point anywhere.
 
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,8 +14,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+use ureq::unversioned::transport::DefaultConnector;
 
-use crate::hive::{HiveError, agent, check_url};
+use crate::hive::{HiveError, agent_config, check_url};
+
+mod resolve;
+
+use resolve::Guarded;
 
 /// Deliveries that may wait, retries included.
 const MAX_PENDING: usize = 1024;
@@ -22,6 +31,8 @@ const MAX_URL: usize = 2048;
 pub struct WebhookPolicy {
     /// Hosts in lower case, with their port if it is not the scheme's own: `example.org`, `10.0.0.5:9000`. Empty: webhooks are off.
     pub hosts: Vec<String>,
+    /// Whether allowed names may resolve to private, local and other special addresses.
+    pub private: bool,
     /// The key of the signature. At least 16 bytes.
     pub secret: Vec<u8>,
     /// Deliveries are tried this often.
@@ -35,7 +46,17 @@ pub struct WebhookPolicy {
 impl Default for WebhookPolicy {
     fn default() -> Self {
         let (retry, timeout) = (Duration::from_secs(1), Duration::from_secs(10));
-        Self { hosts: Vec::new(), secret: Vec::new(), attempts: 6, retry, timeout }
+        Self { hosts: Vec::new(), private: false, secret: Vec::new(), attempts: 6, retry, timeout }
+    }
+}
+
+impl WebhookPolicy {
+    /// Whether deliveries can be made this way.
+    ///
+    /// # Errors
+    /// [`WebhookError::Secret`] if hosts are allowed but the secret is too short.
+    pub fn check(&self) -> Result<(), WebhookError> {
+        if self.hosts.is_empty() || self.secret.len() >= 16 { Ok(()) } else { Err(WebhookError::Secret) }
     }
 }
 
@@ -43,6 +64,7 @@ impl std::fmt::Debug for WebhookPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WebhookPolicy")
             .field("hosts", &self.hosts)
+            .field("private", &self.private)
             .field("attempts", &self.attempts)
             .finish_non_exhaustive()
     }
@@ -61,7 +83,9 @@ pub enum WebhookError {
     #[error("too many webhook deliveries are waiting")]
     Busy,
     /// The secret is too short to sign with.
-    #[error("webhooks need a secret of at least 16 bytes; make one with: openssl rand -hex 32")]
+    #[error(
+        "webhooks need a secret of at least 16 bytes in --webhook-secret-file or SD_WORKER_WEBHOOK_SECRET; make one with: openssl rand -hex 32"
+    )]
     Secret,
     /// No thread could be started.
     #[error("the webhook thread cannot start: {0}")]
@@ -119,7 +143,6 @@ impl Drop for CloseOnDrop {
     }
 }
 
-#[derive(Debug)]
 struct Delivery {
     due: Instant,
     id: String,
@@ -127,6 +150,17 @@ struct Delivery {
     url: String,
     body: String,
     failures: u32,
+    /// Hears that the matter is settled, one way or the other.
+    settled: Settled,
+}
+
+/// Called once a delivery has been taken or given up.
+pub type Settled = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery").field("job", &self.job).field("failures", &self.failures).finish_non_exhaustive()
+    }
 }
 
 impl Ord for Delivery {
@@ -156,9 +190,7 @@ impl Webhooks {
     /// # Errors
     /// [`WebhookError::Secret`] if hosts are allowed but the secret is too short; [`WebhookError::Thread`].
     pub fn start(policy: WebhookPolicy) -> Result<Self, WebhookError> {
-        if !policy.hosts.is_empty() && policy.secret.len() < 16 {
-            return Err(WebhookError::Secret);
-        }
+        policy.check()?;
         let shared = Arc::new(Shared { policy, queue: Mutex::default(), changed: Condvar::new() });
         // Two, so that one slow receiver does not hold up the others at once.
         for n in 0..2 {
@@ -192,11 +224,11 @@ impl Webhooks {
         if self.shared.policy.hosts.contains(&host) { Ok(()) } else { Err(WebhookError::HostNotAllowed) }
     }
 
-    /// Queues a delivery about `job`. Never blocks.
+    /// Queues a delivery about `job`. Never blocks. `settled` is called once it has been taken or given up.
     ///
     /// # Errors
     /// As [`Webhooks::check`]; and [`WebhookError::Busy`].
-    pub fn send(&self, job: &str, url: &str, body: String) -> Result<(), WebhookError> {
+    pub fn send(&self, job: &str, url: &str, body: String, settled: Settled) -> Result<(), WebhookError> {
         self.check(url)?;
         let mut queue = self.shared.lock();
         if queue.pending.len() >= MAX_PENDING {
@@ -209,6 +241,7 @@ impl Webhooks {
             url: url.to_owned(),
             body,
             failures: 0,
+            settled,
         });
         drop(queue);
         self.shared.changed.notify_one();
@@ -223,10 +256,14 @@ impl Shared {
     }
 
     fn work(&self) {
-        let agent = agent(self.policy.timeout);
+        let guard = Guarded::new(&self.policy);
+        let agent = ureq::Agent::with_parts(agent_config(self.policy.timeout), DefaultConnector::default(), guard);
         while let Some(mut delivery) = self.next() {
             match self.deliver(&agent, &delivery) {
-                Ok(()) => tracing::debug!(job_id = delivery.job, "webhook delivered"),
+                Ok(()) => {
+                    tracing::info!(job_id = delivery.job, attempts = delivery.failures + 1, "webhook delivered");
+                    (delivery.settled)();
+                }
                 Err((reason, again)) => {
                     delivery.failures += 1;
                     if again && delivery.failures < self.policy.attempts {
@@ -237,6 +274,7 @@ impl Shared {
                         self.changed.notify_one();
                     } else {
                         tracing::warn!(job_id = delivery.job, reason, attempts = delivery.failures, "webhook given up");
+                        (delivery.settled)();
                     }
                 }
             }
@@ -274,6 +312,8 @@ impl Shared {
                 200..300 => Ok(()),
                 status => Err((format!("status {status}"), status >= 500 || status == 408 || status == 429)),
             },
+            // Also when all its addresses are private ones; names move, so it is tried again.
+            Err(ureq::Error::HostNotFound) => Err(("the host has no address that may be called".to_owned(), true)),
             Err(e) => Err((e.to_string(), true)),
         }
     }
@@ -302,6 +342,7 @@ mod tests {
         let hosts = hosts.iter().map(|h| (*h).to_owned()).collect();
         let policy = WebhookPolicy {
             hosts,
+            private: false,
             secret: SECRET.to_vec(),
             attempts: 4,
             retry: Duration::from_millis(5),
@@ -340,7 +381,9 @@ mod tests {
     fn a_delivery_is_signed_and_retried_until_it_is_taken() {
         let (host, got) = receiver(&[500, 429, 204, 200]);
         let webhooks = start(&[&host]);
-        webhooks.send("job-1", &format!("http://{host}/done?x=1"), r#"{"job_id":"job-1"}"#.into()).unwrap();
+        webhooks
+            .send("job-1", &format!("http://{host}/done?x=1"), r#"{"job_id":"job-1"}"#.into(), Box::new(|| ()))
+            .unwrap();
         let requests: Vec<String> = (0..3).map(|_| got.recv_timeout(Duration::from_secs(20)).unwrap()).collect();
         for request in &requests {
             assert!(request.starts_with("POST /done?x=1 HTTP/1.1"), "{request}");
@@ -349,7 +392,7 @@ mod tests {
             assert_eq!(sent, signature(SECRET, time, r#"{"job_id":"job-1"}"#));
             assert_eq!(header(request, "x-sd-worker-delivery"), header(&requests[0], "x-sd-worker-delivery"));
         }
-        webhooks.send("job-2", &format!("http://{host}/"), "{}".into()).unwrap();
+        webhooks.send("job-2", &format!("http://{host}/"), "{}".into(), Box::new(|| ())).unwrap();
         let fourth = got.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(fourth.ends_with("{}"), "a delivery that was taken is not sent again: {fourth}");
     }
@@ -359,11 +402,11 @@ mod tests {
         for (statuses, tries) in [(&[404, 200][..], 1), (&[302, 200], 1), (&[500, 500, 500, 500, 200], 4)] {
             let (host, got) = receiver(statuses);
             let webhooks = start(&[&host]);
-            webhooks.send("a", &format!("http://{host}/a"), "{}".into()).unwrap();
+            webhooks.send("a", &format!("http://{host}/a"), "{}".into(), Box::new(|| ())).unwrap();
             for _ in 0..tries {
                 got.recv_timeout(Duration::from_secs(20)).unwrap();
             }
-            webhooks.send("b", &format!("http://{host}/b"), "{}".into()).unwrap();
+            webhooks.send("b", &format!("http://{host}/b"), "{}".into(), Box::new(|| ())).unwrap();
             assert!(got.recv_timeout(Duration::from_secs(20)).unwrap().starts_with("POST /b"), "{statuses:?}");
         }
     }
@@ -391,6 +434,28 @@ mod tests {
         assert_eq!(start(&[]).check("http://localhost/").unwrap_err().code(), "webhook_host_not_allowed");
         let weak = WebhookPolicy { hosts: vec!["x".into()], secret: b"short".to_vec(), ..WebhookPolicy::default() };
         assert_eq!(Webhooks::start(weak).unwrap_err().code(), "webhook_secret_missing");
+    }
+
+    #[test]
+    fn a_name_that_leads_inside_is_not_called() {
+        let (host, got) = receiver(&[200]);
+        let port = host.rsplit_once(':').unwrap().1;
+        let named = format!("localhost:{port}");
+        let (settled, told) = channel();
+        let webhooks = start(&[&named]);
+        let done = Box::new(move || settled.send(()).unwrap());
+        webhooks.send("a", &format!("http://{named}/"), "{}".into(), done).unwrap();
+        told.recv_timeout(Duration::from_secs(20)).expect("given up");
+        got.try_recv().unwrap_err();
+        let policy = WebhookPolicy {
+            hosts: vec![named.clone()],
+            private: true,
+            secret: SECRET.to_vec(),
+            ..WebhookPolicy::default()
+        };
+        let open = Webhooks::start(policy).unwrap();
+        open.send("a", &format!("http://{named}/"), "{}".into(), Box::new(|| ())).unwrap();
+        got.recv_timeout(Duration::from_secs(20)).expect("allowed by the operator");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod generate; // drawing from the command line, pictures in terminals
 mod hires; // second passes against two requests and against diffusers
 mod hub; // models that are fetched when a job names them
 mod images; // pictures of requests: bombs, damage, links, other programs' files
+mod keys; // turns, rates and ids of several keys
 mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod models; // several models on one device: which stay, which go
 mod numbers; // outputs that are no numbers, memory that does not suffice
@@ -19,7 +20,12 @@ mod parity; // whole pictures over HTTP against diffusers
 mod pictures; // what tests of pictures share
 mod readme; // the README's examples, word for word
 mod refiner; // another model finishes the pictures
+mod restart; // kill, drain, full disk: nothing gets lost
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong
 mod sampling; // noise levels, churn and adaptive steps of a request
 mod singlefile; // single-file checkpoints, import, inspect, rm
+mod streams; // readers cut at any byte; a hive in any mood
+mod support; // what several of these share
+mod swaps; // models while the worker runs
+mod webhooks; // telling others of a job's end

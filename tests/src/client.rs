@@ -44,6 +44,8 @@ impl Client {
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(120)))
             .max_redirects(0)
+            // The worker closes connections that are idle for 10 s.
+            .max_idle_age(Duration::from_secs(5))
             .build();
         Client { url: url.to_owned(), agent: config.into(), headers: Vec::new() }
     }

@@ -37,12 +37,14 @@ pub struct WorkerOptions {
     pub args: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
+    /// The port; 0 takes a free one.
+    pub port: u16,
 }
 
 impl WorkerOptions {
     /// Flags only.
     pub fn args(args: &[&str]) -> Self {
-        WorkerOptions { args: args.iter().map(|a| (*a).to_owned()).collect(), env: Vec::new() }
+        WorkerOptions { args: args.iter().map(|a| (*a).to_owned()).collect(), env: Vec::new(), port: 0 }
     }
 }
 
@@ -68,7 +70,7 @@ impl Worker {
     /// Starts it and waits only until it listens.
     pub fn start_unready(options: &WorkerOptions) -> Worker {
         let mut command = Command::new(program("sd-worker"));
-        command.arg("serve").args(["--port", "0"]);
+        command.arg("serve").args(["--port", &options.port.to_string()]);
         if !options.args.iter().any(|a| a == "--models-dir") {
             command.arg("--models-dir").arg(bundled_models());
         }

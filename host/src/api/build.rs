@@ -120,6 +120,11 @@ impl Builder<'_> {
         }
         let (refiner, finisher) = self.refiner();
         let sizes = self.sizes(width, height, finisher.as_deref());
+        if let Some(url) = values.text("webhook")
+            && let Err(e) = self.app.check_webhook(url)
+        {
+            self.faults.push(Fault::field("webhook", e.to_string()));
+        }
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
@@ -177,6 +182,7 @@ impl Builder<'_> {
                 Duration::from_secs(u64::from(s)).min(self.app.config.limits.job_timeout)
             }),
             priority: values.int("priority").and_then(|p| i8::try_from(p).ok()).unwrap_or(0),
+            webhook: values.text("webhook").map(str::to_owned),
             edit: EditSpec {
                 noise: noise(values),
                 latent_resize: own_size.is_some(),

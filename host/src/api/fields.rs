@@ -341,6 +341,13 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
     ),
     field("timeout_secs", &[], int(1, 86_400), "the worker's limit", "The longest run time in seconds."),
     field("priority", &[], int(-10, 10), "0", "Higher runs earlier."),
+    field(
+        "webhook",
+        &["webhook_url"],
+        Kind::Text { max: 2048 },
+        "none",
+        "An http or https URL that is told how the job ended; its host must be one that the operator allows.",
+    ),
 ];
 
 /// Fields that are read elsewhere or may be sent but carry nothing here.

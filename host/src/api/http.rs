@@ -1,6 +1,7 @@
 //! A request as handlers see it, and the few kinds of answers they give.
 
 use crate::fault::{Fault, FaultCode};
+use crate::jobs::Origin;
 use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -24,8 +25,8 @@ pub(crate) struct Request {
     pub(crate) captures: Vec<String>,
     /// The name of the API key that sent it; empty without keys.
     pub(crate) caller: String,
-    /// The request's id, for logs and the answer.
-    pub(crate) id: String,
+    /// The request's ids, for logs, answers and streams.
+    pub(crate) id: Origin,
 }
 
 impl Request {

@@ -1,15 +1,19 @@
 //! Jobs over HTTP: send, show, list, cancel, fetch pictures.
 
 use super::http::{ApiError, Request, Response, bytes_reply, json_ok, set};
-use super::{App, body, build};
+use super::{App, body, build, restore};
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Job, JobId, JobState, Lookup, Outcome, QueueError},
+    jobs::{Job, JobId, JobSpec, JobState, Lookup, Origin, Outcome, Place, QueueError, view},
+    ledger::{Found, Kept, Ledger},
+    store::StoreError,
+    telemetry::prompt_hash,
 };
 use http::StatusCode;
 use sd_models::HubId;
 use serde_json::{Map, Value, json};
 use std::{sync::Arc, time::Duration};
+use tracing::Instrument;
 
 /// Jobs on one page of the list.
 const PAGE: usize = 100;
@@ -19,13 +23,16 @@ const MAX_KEY: usize = 256;
 /// `POST /v1/jobs`
 pub(crate) async fn create(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     let key = idempotency_key(&request)?;
-    let (caller, request_id) = (request.caller.clone(), request.id.clone());
-    if let Some(job) = key.as_deref().and_then(|k| app.registry.by_key(&caller, k)) {
-        return Ok(accepted(&app, &job));
-    }
+    let (caller, origin) = (request.caller.clone(), request.id.clone());
+    // Read in any case: an unread body would cost the client its connection.
     let object = body::json_object(request, &app.config.limits).await?;
-    let job = submit(&app, object, caller, key.as_deref(), &request_id).await?;
-    Ok(accepted(&app, &job))
+    match known(&app, &caller, key.as_deref()).await? {
+        Some(Named::Live(job)) => return Ok(accepted(view::summary(&job, app.queue.position(&job)))),
+        Some(Named::Kept(kept)) => return Ok(accepted(kept.summary())),
+        None => {}
+    }
+    let job = submit(&app, object, caller, key.as_deref(), &origin).await?;
+    Ok(accepted(view::summary(&job, app.queue.position(&job))))
 }
 
 /// The key by which a client recognises its own request when it sends it again.
@@ -43,51 +50,84 @@ pub(crate) async fn submit(
     fields: Map<String, Value>,
     caller: String,
     key: Option<&str>,
-    request_id: &str,
+    origin: &Origin,
 ) -> Result<Arc<Job>, ApiError> {
     app.accepting()?;
     // Pictures are decoded off the runtime.
-    let (spec, pull, fields) = {
-        let app = app.clone();
-        let read = move || match build::pending_spec(&app, &fields)? {
-            Some((spec, id)) => Ok((spec, Some(id), fields)),
-            None => Ok((build::job_spec(&app, &fields)?, None, Map::new())),
+    let (job, request, pull) = {
+        let (app, origin) = (app.clone(), origin.clone());
+        let work = move || {
+            let (spec, id) = read(&app, &fields)?;
+            let job = Job::new(caller, spec, origin);
+            let request = app.ledger.is_some().then(|| restore::written(&fields, &job));
+            Ok::<_, Vec<Fault>>((job, request, id.map(|id| (id, fields))))
         };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|_| Fault::internal("the request could not be read"))?
-            .map_err(|faults: Vec<Fault>| ApiError::from(faults))?
+        tokio::task::spawn_blocking(work).await.map_err(|_| Fault::internal("the request could not be read"))??
     };
-    let job = Job::new(caller, spec);
-    app.registry.insert(&job, key);
-    if let Some(id) = pull {
-        job.publish("queued", json!({ "position": app.queue.len(), "model": job.spec.model }));
-        tracing::info!(job_id = %job.id, request_id, model = %id, "job accepted; its model is fetched first");
-        fetch_then_queue(app, &job, id, fields);
+    let (app, key) = (app.clone(), key.map(str::to_owned));
+    // To its end even if the client goes away: a job is accepted whole or not at all.
+    tokio::spawn(take(app, job, request, key, pull).in_current_span())
+        .await
+        .map_err(|_| Fault::internal("the job could not be taken"))?
+}
+
+/// A job's checked request, and the model that is to be fetched for it first, if it is not here.
+pub(crate) fn read(app: &App, fields: &Map<String, Value>) -> Result<(JobSpec, Option<HubId>), Vec<Fault>> {
+    match build::pending_spec(app, fields)? {
+        Some((spec, id)) => Ok((spec, Some(id))),
+        None => Ok((build::job_spec(app, fields)?, None)),
+    }
+}
+
+/// Gives a job its place in the queue and, before that, in the store.
+async fn take(
+    app: Arc<App>,
+    job: Arc<Job>,
+    request: Option<String>,
+    key: Option<String>,
+    pull: Option<(HubId, Map<String, Value>)>,
+) -> Result<Arc<Job>, ApiError> {
+    let place = app.queue.reserve().map_err(|reason| refused(&app, reason))?;
+    if let Err(known) = app.registry.insert(&job, key.as_deref()) {
+        return Ok(known);
+    }
+    if let (Some(ledger), Some(request)) = (&app.ledger, request) {
+        let fault = match ledger.accept(&job, request, key).await {
+            Ok(None) => None,
+            Ok(Some(_)) => {
+                Some(Fault::new(FaultCode::Conflict, "a job with this idempotency key was just sent; ask again"))
+            }
+            Err(e) => Some(e.into()),
+        };
+        if let Some(fault) = fault {
+            app.registry.withdraw(&job.id);
+            return Err(ApiError { retry_after: Some(Duration::from_secs(10)), ..fault.into() });
+        }
+    }
+    job.keep_with(app.clerk.clone());
+    let prompt_hash = prompt_hash(&job.spec.prompt);
+    if let Some((id, fields)) = pull {
+        tracing::info!(job_id = %job.id, model = %id, prompt_hash, "job accepted; its model is fetched first");
+        app.metrics.job_accepted(job.spec.operation.into());
+        job.announce(app.queue.len());
+        fetch_then_queue(&app, &job, id, fields, Some(place));
         return Ok(job);
     }
-    let told = job.clone();
-    let position = enqueue(app, &job, move |before| {
-        told.publish("queued", json!({ "position": before, "model": told.spec.model }));
-    });
-    match position {
+    match place.fill(&job, |before| job.announce(before)) {
         Ok(position) => {
-            tracing::info!(job_id = %job.id, request_id, operation = job.spec.operation.as_str(), model = %job.spec.model,
-                position, steps = job.spec.steps, width = job.spec.width, height = job.spec.height, "job accepted");
+            tracing::info!(job_id = %job.id, operation = job.spec.operation.as_str(), model = %job.spec.model, position,
+                steps = job.spec.steps, width = job.spec.width, height = job.spec.height, prompt_hash, "job accepted");
+            app.metrics.job_accepted(job.spec.operation.into());
             Ok(job)
         }
         Err(reason) => {
             app.registry.withdraw(&job.id);
-            Err(refused(app, reason))
+            if let Some(ledger) = &app.ledger {
+                ledger.withdraw(&job).await;
+            }
+            Err(refused(&app, reason))
         }
     }
-}
-
-/// Puts a complete job into the queue.
-fn enqueue(app: &App, job: &Arc<Job>, told: impl FnOnce(usize)) -> Result<usize, QueueError> {
-    let position = app.queue.push(job, told)?;
-    app.metrics.job_accepted(job.spec.operation.into());
-    Ok(position)
 }
 
 /// A job ends with one fault, whatever else is wrong.
@@ -95,18 +135,31 @@ fn first_of(faults: Vec<Fault>) -> Fault {
     faults.into_iter().next().unwrap_or_else(|| Fault::internal("the request was refused without a reason"))
 }
 
-/// Fetches a job's model on a thread of its own, completes the job's request with what the model says, and queues it.
-fn fetch_then_queue(app: &Arc<App>, job: &Arc<Job>, id: HubId, fields: Map<String, Value>) {
+/// Fetches a job's model on a thread of its own, completes the job's request with what the model says, and queues it: at
+/// the place that is held for it, or without one if it had its place before a restart.
+pub(crate) fn fetch_then_queue(
+    app: &Arc<App>,
+    job: &Arc<Job>,
+    id: HubId,
+    fields: Map<String, Value>,
+    place: Option<Place>,
+) {
     let (theirs, waiting) = (app.clone(), job.clone());
     let work = move || {
         let (app, job) = (theirs, waiting);
         let outcome = app.pulls.fetch_for(&job, &id, &app.models).map_err(|f| f.about("model")).and_then(|()| {
             let spec = build::job_spec(&app, &fields).map_err(first_of)?;
             job.settle(spec);
-            enqueue(&app, &job, |_| ()).map_err(|reason| first_of(refused(&app, reason).faults))
+            let queued = match place {
+                Some(place) => place.fill(&job, |_| ()),
+                None => app.queue.push_again(&job, |_| ()),
+            };
+            queued.map_err(|reason| first_of(refused(&app, reason).faults))
         });
         match outcome {
             Ok(_) => {}
+            // The next program goes on with it.
+            Err(_) if app.shutdown.is_draining() && app.keeps(&job) => {}
             Err(fault) if fault.code == FaultCode::Cancelled => {
                 job.finish(Outcome::Cancelled);
             }
@@ -135,71 +188,69 @@ fn refused(app: &App, reason: QueueError) -> ApiError {
     }
 }
 
-fn accepted(app: &App, job: &Job) -> Response {
-    let mut body = summary(app, job);
-    body["sse_url"] = format!("/v1/jobs/{}/stream", job.id).into();
-    body["url"] = format!("/v1/jobs/{}", job.id).into();
+/// The answer to a job that was taken: where it stands, and where to look.
+fn accepted(mut body: Value) -> Response {
+    let id = body["job_id"].as_str().unwrap_or_default().to_owned();
+    body["sse_url"] = format!("/v1/jobs/{id}/stream").into();
+    body["url"] = format!("/v1/jobs/{id}").into();
     json_ok(&body)
 }
 
+/// The job that an idempotency key has made already.
+pub(crate) async fn known(app: &App, caller: &str, key: Option<&str>) -> Result<Option<Named>, Fault> {
+    let Some(key) = key else { return Ok(None) };
+    if let Some(job) = app.registry.by_key(caller, key) {
+        return Ok(Some(Named::Live(job)));
+    }
+    let Some(ledger) = &app.ledger else { return Ok(None) };
+    let Some(kept) = ledger.by_key(caller, key).await? else { return Ok(None) };
+    // A job of the last run that goes on is known by its id.
+    if let Some(Lookup::Found(job)) = JobId::parse(&kept.record.id).map(|id| app.registry.find(&id)) {
+        return Ok(Some(Named::Live(job)));
+    }
+    Ok(Some(Named::Kept(Box::new(kept))))
+}
+
+/// A job that is only in the store, as one in memory.
+pub(crate) async fn revive(app: &App, kept: Kept) -> Result<Arc<Job>, Fault> {
+    match &app.ledger {
+        Some(ledger) => Ok(ledger.revive(kept).await?),
+        None => Err(Fault::internal("there is no store")),
+    }
+}
+
+/// A job that a path names: in memory, or only in the store.
+pub(crate) enum Named {
+    Live(Arc<Job>),
+    Kept(Box<Kept>),
+}
+
 /// The job that a path segment names.
-pub(crate) fn find(app: &App, request: &Request, capture: usize) -> Result<Arc<Job>, ApiError> {
-    let unknown = || Fault::new(FaultCode::NotFound, "there is no job with this id");
-    let id = JobId::parse(request.capture(capture)).ok_or_else(unknown)?;
-    match app.registry.find(&id) {
-        // A key sees its own jobs only.
-        Lookup::Found(job) if job.owner == request.caller => Ok(job),
-        Lookup::Gone => Err(Fault::new(FaultCode::Gone, "this job ended and its time to be kept is over").into()),
-        Lookup::Found(_) | Lookup::Unknown => Err(unknown().into()),
+pub(crate) async fn find(app: &App, id: &str, caller: &str) -> Result<Named, ApiError> {
+    let unknown = || ApiError::from(Fault::new(FaultCode::NotFound, "there is no job with this id"));
+    let gone = || ApiError::from(Fault::new(FaultCode::Gone, "this job ended and its time to be kept is over"));
+    let id = JobId::parse(id).ok_or_else(unknown)?;
+    // A key sees its own jobs only.
+    let lookup = app.registry.find(&id);
+    if let Lookup::Found(job) = lookup {
+        return if job.owner == caller { Ok(Named::Live(job)) } else { Err(unknown()) };
     }
-}
-
-fn summary(app: &App, job: &Job) -> Value {
-    let now = job.snapshot();
-    json!({
-        "job_id": job.id.as_str(),
-        "status": now.state.as_str(),
-        "operation": job.spec.operation.as_str(),
-        "model": job.spec.model,
-        "position": (now.state == JobState::Queued).then(|| app.queue.position(job)).flatten(),
-        "progress": { "step": now.step, "total": now.total },
-        "created": job.created_unix(),
-        "seed": job.spec.seed,
-        "n": job.spec.n,
-    })
-}
-
-fn details(app: &App, job: &Job) -> Value {
-    let now = job.snapshot();
-    let mut body = summary(app, job);
-    body["width"] = job.spec.width.into();
-    body["height"] = job.spec.height.into();
-    body["steps"] = job.spec.steps.into();
-    body["guidance_scale"] = job.spec.guidance_scale.into();
-    body["sampler"] = job.spec.sampler.clone().into();
-    body["schedule"] = job.spec.schedule.clone().into();
-    body["run_seconds"] = now.run_seconds.into();
-    body["timings"] = crate::jobs::timings_json(&now.timings);
-    body["images"] = now
-        .pictures
-        .iter()
-        .enumerate()
-        .map(|(i, p)| {
-            json!({ "index": i, "seed": p.seed, "width": p.width, "height": p.height, "media_type": p.media_type,
-                "bytes": p.bytes.len(), "url": format!("/v1/jobs/{}/images/{i}", job.id) })
-        })
-        .collect::<Vec<_>>()
-        .into();
-    if let Some(fault) = now.fault {
-        body["error"] = json!({ "code": fault.code.as_str(), "message": fault.message, "field": fault.field });
+    if let Some(ledger) = &app.ledger {
+        return match ledger.find(id.as_str()).await.map_err(Fault::from)? {
+            Found::Kept(kept) if kept.record.owner == caller => Ok(Named::Kept(kept)),
+            Found::Gone => Err(gone()),
+            Found::Kept(_) | Found::Unknown => Err(unknown()),
+        };
     }
-    body
+    Err(if matches!(lookup, Lookup::Gone) { gone() } else { unknown() })
 }
 
 /// `GET /v1/jobs/{}`
 pub(crate) async fn show(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let job = find(&app, &request, 0)?;
-    Ok(json_ok(&details(&app, &job)))
+    Ok(json_ok(&match find(&app, request.capture(0), &request.caller).await? {
+        Named::Live(job) => view::details(&job, app.queue.position(&job)),
+        Named::Kept(kept) => kept.details(),
+    }))
 }
 
 /// `GET /v1/jobs`
@@ -220,72 +271,149 @@ pub(crate) async fn list(app: Arc<App>, request: Request) -> Result<Response, Ap
             .ok_or_else(|| Fault::field("limit", format!("must be a whole number from 1 to {PAGE}")))?,
     };
     let after = request.query("after");
+    let (data, more) = match &app.ledger {
+        Some(ledger) => list_kept(&app, ledger, &request.caller, status, after, limit).await?,
+        None => list_live(&app, &request.caller, status, after, limit)?,
+    };
+    let next = data.last().filter(|_| more).map(|job| job["job_id"].clone());
+    Ok(json_ok(&json!({ "object": "list", "data": data, "next": next })))
+}
+
+fn no_such_page() -> Fault {
+    Fault::field("after", "must be the id of a job on the page before")
+}
+
+fn list_live(
+    app: &App,
+    caller: &str,
+    status: Option<JobState>,
+    after: Option<String>,
+    limit: usize,
+) -> Result<(Vec<Value>, bool), Fault> {
     let mut jobs: Vec<Arc<Job>> = app
         .registry
         .list()
         .into_iter()
-        .filter(|j| j.owner == request.caller && status.is_none_or(|s| j.state() == s))
+        .filter(|j| j.owner == caller && status.is_none_or(|s| j.state() == s))
         .collect();
     if let Some(after) = after {
-        let at = jobs
-            .iter()
-            .position(|j| j.id.as_str() == after)
-            .ok_or_else(|| Fault::field("after", "must be the id of a job on the page before"))?;
+        let at = jobs.iter().position(|j| j.id.as_str() == after).ok_or_else(no_such_page)?;
         jobs.drain(..=at);
     }
     let more = jobs.len() > limit;
     jobs.truncate(limit);
-    let next = more.then(|| jobs.last().map(|j| j.id.to_string())).flatten();
-    let data: Vec<Value> = jobs.iter().map(|j| summary(&app, j)).collect();
-    Ok(json_ok(&json!({ "object": "list", "data": data, "next": next })))
+    Ok((jobs.iter().map(|j| view::summary(j, app.queue.position(j))).collect(), more))
+}
+
+/// From the store, which knows them all; those in memory say for themselves how they are.
+async fn list_kept(
+    app: &App,
+    ledger: &Ledger,
+    caller: &str,
+    status: Option<JobState>,
+    after: Option<String>,
+    limit: usize,
+) -> Result<(Vec<Value>, bool), Fault> {
+    let before = match after {
+        None => None,
+        Some(id) => match ledger.find(&id).await? {
+            Found::Kept(kept) if kept.record.owner == caller => Some(kept.record.seq),
+            _ => return Err(no_such_page()),
+        },
+    };
+    let (jobs, more) = ledger.list(caller, status, before, u32::try_from(limit).unwrap_or(1)).await?;
+    let show = |kept: &Kept| match JobId::parse(&kept.record.id).map(|id| app.registry.find(&id)) {
+        Some(Lookup::Found(job)) => view::summary(&job, app.queue.position(&job)),
+        _ => kept.summary(),
+    };
+    Ok((jobs.iter().map(show).collect(), more))
+}
+
+fn cancelled(job: &Job) -> Response {
+    tracing::info!(job_id = %job.id, "cancel requested");
+    json_ok(&json!({ "job_id": job.id.as_str(), "status": "cancelled" }))
+}
+
+/// Asks a job to stop, and waits until this is written down. `false` when it had ended.
+async fn stop(app: &App, job: &Job) -> bool {
+    let stopped = job.request_cancel();
+    if stopped {
+        app.queue.sweep();
+        if let Some(ledger) = &app.ledger {
+            ledger.settled().await;
+        }
+    }
+    stopped
 }
 
 /// `POST /v1/jobs/{}/cancel`
 pub(crate) async fn cancel(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let job = find(&app, &request, 0)?;
-    if !job.request_cancel() {
-        let state = job.state().as_str();
-        return Err(
-            Fault::new(FaultCode::Conflict, format!("the job is {state} and cannot be cancelled any more")).into()
-        );
-    }
-    app.queue.sweep();
-    tracing::info!(job_id = %job.id, "cancel requested");
-    Ok(json_ok(&json!({ "job_id": job.id.as_str(), "status": "cancelled" })))
+    let state = match find(&app, request.capture(0), &request.caller).await? {
+        Named::Live(job) if stop(&app, &job).await => return Ok(cancelled(&job)),
+        Named::Live(job) => job.state(),
+        Named::Kept(kept) => kept.state(),
+    };
+    let message = format!("the job is {} and cannot be cancelled any more", state.as_str());
+    Err(Fault::new(FaultCode::Conflict, message).into())
 }
 
 /// `DELETE /v1/jobs/{}`
 pub(crate) async fn delete(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let job = find(&app, &request, 0)?;
-    if job.request_cancel() {
-        app.queue.sweep();
-        tracing::info!(job_id = %job.id, "cancel requested");
-        return Ok(json_ok(&json!({ "job_id": job.id.as_str(), "status": "cancelled" })));
+    let id = match find(&app, request.capture(0), &request.caller).await? {
+        Named::Live(job) if stop(&app, &job).await => return Ok(cancelled(&job)),
+        Named::Live(job) if !job.state().is_terminal() => {
+            return Err(Fault::new(FaultCode::Conflict, "the job is just ending; ask again").into());
+        }
+        Named::Live(job) => job.id.to_string(),
+        Named::Kept(kept) => kept.record.id,
+    };
+    if let Some(ledger) = &app.ledger {
+        match ledger.forget(&id).await {
+            // One whose end could not be written is in memory only.
+            Ok(()) | Err(StoreError::Unknown | StoreError::Conflict { .. }) => {}
+            Err(e) => return Err(Fault::from(e).into()),
+        }
     }
-    app.registry.forget(&job.id);
-    Ok(json_ok(&json!({ "job_id": job.id.as_str(), "status": "deleted" })))
+    if let Some(id) = JobId::parse(&id) {
+        app.registry.forget(&id);
+    }
+    Ok(json_ok(&json!({ "job_id": id, "status": "deleted" })))
 }
 
 /// `GET /v1/jobs/{}/images/{}`
 pub(crate) async fn image(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let job = find(&app, &request, 0)?;
-    let now = job.snapshot();
-    let picture = request.capture(1).parse::<usize>().ok().and_then(|i| now.pictures.get(i));
-    let Some(picture) = picture else {
-        let fault = match now.state {
+    let named = find(&app, request.capture(0), &request.caller).await?;
+    let index = request.capture(1).parse::<u32>().ok();
+    let (state, picture) = match &named {
+        Named::Live(job) => {
+            let mut now = job.snapshot();
+            let picture =
+                index.map(|i| i as usize).filter(|i| *i < now.pictures.len()).map(|i| now.pictures.swap_remove(i));
+            (now.state, picture.map(|p| (p.media_type.to_owned(), p.bytes.to_vec())))
+        }
+        Named::Kept(kept) => {
+            let picture = match (&app.ledger, index) {
+                (Some(ledger), Some(i)) => ledger.picture(&kept.record.id, i).await.map_err(Fault::from)?,
+                _ => None,
+            };
+            (kept.state(), picture.map(|(media_type, bytes)| (media_type, bytes.to_vec())))
+        }
+    };
+    let Some((media_type, bytes)) = picture else {
+        let fault = match state {
             JobState::Queued | JobState::Running => Fault::new(FaultCode::Conflict, "the picture is not finished yet"),
             _ => Fault::new(FaultCode::NotFound, "the job has no picture with this number"),
         };
         return Err(fault.into());
     };
-    let etag = format!("\"{}-{}\"", job.id, request.capture(1));
+    let etag = format!("\"{}-{}\"", request.capture(0), request.capture(1));
     if request.header("if-none-match").is_some_and(|tags| tags.split(',').any(|t| t.trim() == etag || t.trim() == "*"))
     {
-        let mut response = bytes_reply(StatusCode::NOT_MODIFIED, picture.media_type, Vec::new());
+        let mut response = bytes_reply(StatusCode::NOT_MODIFIED, &media_type, Vec::new());
         set(&mut response, "etag", &etag);
         return Ok(response);
     }
-    let mut response = bytes_reply(StatusCode::OK, picture.media_type, picture.bytes.to_vec());
+    let mut response = bytes_reply(StatusCode::OK, &media_type, bytes);
     set(&mut response, "etag", &etag);
     set(&mut response, "cache-control", "private, max-age=31536000, immutable");
     Ok(response)

@@ -12,12 +12,13 @@ mod models;
 mod openapi;
 mod outpaint;
 mod page;
+mod restore;
 mod routes;
 mod schemas;
 mod stream;
 mod system;
 
-pub(crate) use self::{dialects::sdapi_options::SdOptions, http::ApiError};
+pub(crate) use self::{dialects::sdapi_options::SdOptions, http::ApiError, restore::restore};
 
 use self::{
     http::{Request, Response},
@@ -27,6 +28,7 @@ use crate::{
     app::App,
     auth::{Identity, Refusal},
     fault::{Fault, FaultCode},
+    jobs::Origin,
     telemetry::RequestIds,
 };
 use ::http::Method;
@@ -57,7 +59,7 @@ pub(crate) fn filter(app: Arc<App>) -> impl Filter<Extract = (Response,), Error 
                     body: Box::pin(TryStreamExt::map_ok(body, whole)),
                     captures: Vec::new(),
                     caller: identity.map(|i| i.key()).unwrap_or_default(),
-                    id: ids.map(|i| i.request.to_string()).unwrap_or_default(),
+                    id: ids.map(|i| i.origin()).unwrap_or_default(),
                 };
                 async move { answer(app, request).await }
             },
@@ -88,7 +90,7 @@ async fn answer(app: Arc<App>, mut request: Request) -> Response {
     };
     let mut response = outcome.unwrap_or_else(|error| {
         tracing::debug!(code = error.code().as_str(), "request refused");
-        error.told(dialect, &id)
+        error.told(dialect, &id.request_id)
     });
     if head {
         *response.body_mut() = Default::default();
@@ -144,7 +146,7 @@ pub(crate) async fn submit(
     app: &Arc<App>,
     fields: serde_json::Map<String, serde_json::Value>,
 ) -> Result<Arc<crate::jobs::Job>, Fault> {
-    jobs::submit(app, fields, String::new(), None, "").await.map_err(|error| Fault {
+    jobs::submit(app, fields, String::new(), None, &Origin::default()).await.map_err(|error| Fault {
         code: error.code(),
         message: error.message(),
         field: None,

@@ -1,17 +1,28 @@
-//! Models over HTTP: list, load, unload.
+//! Models over HTTP: list, load, unload. A load can be followed as it goes on.
 
 use super::App;
-use super::http::{ApiError, Request, Response, json_ok};
-use crate::fault::{Fault, FaultCode};
-use serde_json::{Value, json};
-use std::sync::Arc;
+use super::http::{ApiError, Request, Response, json_ok, set};
+use crate::{
+    engine::{LoadProgress, LoadedModel},
+    fault::{Fault, FaultCode},
+    jobs::line,
+};
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::{Map, Value, json};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// Silence after which a comment is sent.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Progress is told at most this often.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// `GET /v1/models`
 pub(crate) async fn list(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
     let places = app.engine.places();
     let mut data: Vec<Value> = {
         let app = app.clone();
-        // The folders are read anew, so that a model copied in is seen at once.
         tokio::task::spawn_blocking(move || app.models.list_json(&app.default_model(), &app.engine.loaded_models()))
             .await
             .map_err(|_| Fault::internal("the models could not be listed"))?
@@ -36,18 +47,118 @@ pub(crate) async fn show(app: Arc<App>, request: Request) -> Result<Response, Ap
     Ok(json_ok(&entry.ok_or_else(|| unknown().about("model"))?))
 }
 
-/// `POST /v1/models/{}/load`
+/// `POST /v1/models/{}/load`. With `Accept: text/event-stream` the answer is a stream: `started`, `progress`, and at the
+/// end `complete` or `error`. With `?default=false` the default model stays what it is.
 pub(crate) async fn load(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    app.accepting()?;
+    if app.shutdown.is_draining() {
+        return Err(Fault::new(FaultCode::Draining, "the worker is shutting down").into());
+    }
     let name = request.capture(0).to_owned();
-    let loaded = {
-        let app = app.clone();
-        tokio::task::spawn_blocking(move || app.load_model(&name))
-            .await
-            .map_err(|_| Fault::internal("the model could not be loaded"))??
+    let as_default = match request.query("default").as_deref() {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(_) => return Err(Fault::field("default", "must be true or false").into()),
     };
-    app.set_default_model(&loaded.key);
-    Ok(json_ok(&json!({ "model": loaded.key, "status": "loaded", "weights_bytes": loaded.memory.weights })))
+    let streamed = request.header("accept").is_some_and(|accept| accept.contains("text/event-stream"));
+    let (told, progress) = watch::channel((0, 0));
+    // The work goes on when the client does not.
+    let work = {
+        let (app, name) = (app.clone(), name.clone());
+        let tell: LoadProgress = Arc::new(move |done, total| {
+            // Nobody may be listening.
+            let _ = told.send((done, total));
+        });
+        tokio::task::spawn_blocking(move || {
+            let loaded = app.load_model_watched(&name, &tell)?;
+            if as_default {
+                app.set_default_model(&loaded.key);
+            }
+            Ok(loaded)
+        })
+    };
+    if streamed {
+        return Ok(follow(Load { name, work, progress, id: 0, over: false }));
+    }
+    Ok(json_ok(&loaded(&outcome(work.await)?)))
+}
+
+fn outcome(joined: Result<Result<LoadedModel, Fault>, tokio::task::JoinError>) -> Result<LoadedModel, Fault> {
+    joined.map_err(|_| Fault::internal("the model could not be loaded"))?
+}
+
+fn loaded(model: &LoadedModel) -> Value {
+    json!({ "model": model.key, "status": "loaded", "weights_bytes": model.memory.weights })
+}
+
+/// A load that somebody follows.
+struct Load {
+    name: String,
+    work: JoinHandle<Result<LoadedModel, Fault>>,
+    progress: watch::Receiver<(u64, u64)>,
+    id: u64,
+    over: bool,
+}
+
+impl Load {
+    fn event(&mut self, name: &str, fields: Value) -> String {
+        self.id += 1;
+        let mut all = Map::new();
+        all.insert("model".to_owned(), self.name.as_str().into());
+        if let Value::Object(fields) = fields {
+            all.extend(fields);
+        }
+        format!("id: {}\ndata: {}\n\n", self.id, line(None, name, all))
+    }
+
+    fn end(&mut self, outcome: Result<LoadedModel, Fault>) -> String {
+        self.over = true;
+        let last = match outcome {
+            Ok(model) => self.event("complete", loaded(&model)),
+            Err(fault) => {
+                let fields = json!({ "code": fault.code.as_str(), "message": fault.message, "field": fault.field, "retriable": fault.code.retriable() });
+                self.event("error", fields)
+            }
+        };
+        last + "data: [DONE]\n\n"
+    }
+
+    /// The next piece of the stream; `None` after the last.
+    async fn next(&mut self) -> Option<String> {
+        if self.over {
+            return None;
+        }
+        if self.id == 0 {
+            return Some(self.event("started", json!({})));
+        }
+        let Load { work, progress, .. } = self;
+        tokio::select! {
+            done = work => {
+                let outcome = outcome(done);
+                Some(self.end(outcome))
+            }
+            Ok(()) = progress.changed() => {
+                let (done, total) = *progress.borrow_and_update();
+                let percent = (done as f64 * 100.0 / total.max(1) as f64).round();
+                let human = format!("loading the model: {percent} %");
+                let text = self.event("progress", json!({ "done": done, "total": total, "percent": percent, "human": human }));
+                tokio::time::sleep(TELL_EVERY).await;
+                Some(text)
+            }
+            () = tokio::time::sleep(KEEP_ALIVE) => Some(": keep-alive\n\n".to_owned()),
+        }
+    }
+}
+
+fn follow(load: Load) -> Response {
+    let pieces = stream::unfold(load, |mut load| async move {
+        let text = load.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(text)), load))
+    });
+    let mut response = warp::Reply::into_response(warp::reply::stream(pieces));
+    set(&mut response, "content-type", "text/event-stream; charset=utf-8");
+    set(&mut response, "cache-control", "no-cache");
+    set(&mut response, "x-accel-buffering", "no");
+    response
 }
 
 /// `POST /v1/models/{}/unload`

@@ -1,10 +1,14 @@
 //! The job's events as server-sent events.
 //!
 //! One `data:` line of JSON per event, with consecutive ids; comments keep the connection alive; the last line of every
-//! stream is `data: [DONE]`. A reader that comes back with `Last-Event-ID` goes on where it was.
+//! stream is `data: [DONE]`. A reader that comes back with `Last-Event-ID` goes on where it was. A job that ended before the
+//! last restart has its last event only.
 
 use super::http::{ApiError, Request, Response, set};
-use super::{App, jobs};
+use super::{
+    App,
+    jobs::{self, Named},
+};
 use crate::jobs::{Event, Follower};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -18,13 +22,18 @@ const BATCH: usize = 16;
 
 /// `GET /v1/jobs/{}/stream`
 pub(crate) async fn follow(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let job = jobs::find(&app, &request, 0)?;
+    let named = jobs::find(&app, request.capture(0), &request.caller).await?;
     let cursor = request
         .header("last-event-id")
         .map(str::to_owned)
         .or_else(|| request.query("last_event_id"))
         .and_then(|text| text.trim().parse::<u64>().ok())
         .unwrap_or(0);
+    let job = match named {
+        Named::Live(job) => job,
+        // Its last event is all there is.
+        Named::Kept(kept) => jobs::revive(&app, *kept).await?,
+    };
     Ok(reply(Follower::new(job, cursor), |event| match event {
         Some(event) => format!("id: {}\ndata: {}\n\n", event.id, event.json),
         None => "data: [DONE]\n\n".to_owned(),

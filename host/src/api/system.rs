@@ -98,7 +98,7 @@ pub(crate) async fn shutdown(app: Arc<App>, _request: Request) -> Result<Respons
             Fault::new(FaultCode::Forbidden, "shutting down over HTTP needs a token or a loopback address").into()
         );
     }
-    let (shutdown, patience) = (app.shutdown.clone(), app.patience);
+    let (shutdown, patience) = (app.shutdown.clone(), app.patience + crate::app::LAST_WORDS);
     // The answer goes out first.
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -3,26 +3,32 @@
 use super::{EX_USAGE, terminal};
 use crate::{
     api,
-    app::{App, Settings},
+    app::{App, LAST_WORDS, Settings},
     auth::{Gate, GatePolicy, OriginPolicy, Origins, TokenSources, Tokens, check_bind},
     config::ServeArgs,
     fault::Fault,
     hive::{self, Beat, HiveConfig, Status, WorkerStatus},
     server::{self, Phase, Stats},
     telemetry::Observed,
+    webhook::WebhookPolicy,
 };
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 /// How often finished jobs are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How long the store may take to write what is left: after an orderly end, and after a second signal.
+const CARE: Duration = Duration::from_secs(10);
+const HASTE: Duration = Duration::from_secs(2);
+
 pub(super) fn run(args: ServeArgs) -> ExitCode {
     if args.build_info {
         terminal::say(if cfg!(debug_assertions) { "debug" } else { "release" });
         return ExitCode::SUCCESS;
     }
-    let tokens = match tokens(&args) {
-        Ok(tokens) => tokens,
+    let checked = tokens(&args).and_then(|tokens| Ok((tokens, webhooks(&args)?)));
+    let (tokens, webhooks) = match checked {
+        Ok(checked) => checked,
         Err(message) => {
             terminal::complain(&message);
             return ExitCode::from(EX_USAGE);
@@ -31,7 +37,12 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).thread_name("http").build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(serve(args, tokens)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(serve(args, tokens, webhooks));
+            // A load or a call that is still under way is left behind.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(e) => Err(Fault::internal(format!("the runtime could not be started: {e}"))),
     };
     match outcome {
@@ -54,6 +65,15 @@ fn tokens(args: &ServeArgs) -> Result<Tokens, String> {
     Ok(tokens)
 }
 
+/// Who may be told of a job's end.
+fn webhooks(args: &ServeArgs) -> Result<Option<WebhookPolicy>, String> {
+    let policy = args.webhook.policy()?;
+    if let Some(policy) = &policy {
+        policy.check().map_err(|e| e.to_string())?;
+    }
+    Ok(policy)
+}
+
 /// Who may come in.
 fn policy(args: &ServeArgs, tokens: Tokens) -> GatePolicy<<warp::reply::Response as HasBody>::Body> {
     let mut hosts = args.allowed_host.clone();
@@ -66,7 +86,7 @@ fn policy(args: &ServeArgs, tokens: Tokens) -> GatePolicy<<warp::reply::Response
     GatePolicy {
         origin: OriginPolicy { hosts, any_host: !tokens.is_empty(), origins },
         tokens,
-        rate: None,
+        rate: args.rate.limiter(),
         public: api::is_public,
         refuse: api::refuse,
     }
@@ -81,7 +101,7 @@ impl<B> HasBody for ::http::Response<B> {
     type Body = B;
 }
 
-async fn serve(args: ServeArgs, tokens: Tokens) -> Result<(), Fault> {
+async fn serve(args: ServeArgs, tokens: Tokens, webhooks: Option<WebhookPolicy>) -> Result<(), Fault> {
     let limits = server::Limits { max_connections: args.max_connections as usize, ..server::Limits::default() };
     let address = SocketAddr::new(args.bind_addr, args.port);
     let listener = server::bind(address, &limits)
@@ -91,17 +111,18 @@ async fn serve(args: ServeArgs, tokens: Tokens) -> Result<(), Fault> {
         tracing::debug!(limit, "open files");
     }
 
-    let settings = settings(&args, &tokens);
+    let settings = settings(&args, &tokens, webhooks);
     let app = tokio::task::spawn_blocking(move || App::start(settings))
         .await
         .map_err(|_| Fault::internal("the start failed"))??;
     let reload = tokens.clone();
     app.shutdown
-        .on_signals(app.patience, move || match reload.reload() {
+        .on_signals(app.patience + LAST_WORDS, move || match reload.reload() {
             Ok(count) => tracing::info!(count, "tokens read again"),
             Err(e) => tracing::error!(code = e.code(), "the old tokens stay valid: {e}"),
         })
         .map_err(|e| Fault::internal(format!("signals cannot be handled: {e}")))?;
+    bear_file_limits();
     let heart = heart(&args, &app, address)?;
 
     let url = format!("http://{address}/");
@@ -128,16 +149,32 @@ async fn serve(args: ServeArgs, tokens: Tokens) -> Result<(), Fault> {
         // The work's end was awaited by `end` already; this only joins it.
         let _ = ending.await;
     }
-    if let Some(heart) = heart {
+    if let Some(heart) = heart.filter(|_| app.shutdown.phase() != Phase::Stopped) {
         // Says farewell; a queen that does not answer costs its time limit.
         let _ = tokio::task::spawn_blocking(move || heart.stop()).await;
     }
+    let patience = if app.shutdown.phase() == Phase::Stopped { HASTE } else { CARE };
+    let closing = app.clone();
+    // Whatever clients were told is written before the program ends, even when it ends now.
+    let _ = tokio::task::spawn_blocking(move || closing.close(patience)).await;
     tracing::info!(cut = drained.cut, "stopped");
     if app.shutdown.phase() == Phase::Stopped {
         // A second signal ends now, whatever threads still do.
         std::process::exit(0);
     }
     Ok(())
+}
+
+/// A limit on file sizes is to be an error of the write that meets it, not the end of the program.
+fn bear_file_limits() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        // Installing a handler is enough: it replaces the deadly default for the life of the program.
+        if let Err(e) = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) {
+            tracing::debug!(error = %e, "no handler for SIGXFSZ");
+        }
+    }
 }
 
 /// Starts the heartbeat, if there is anybody to tell.
@@ -175,7 +212,7 @@ fn heart(args: &ServeArgs, app: &Arc<App>, address: SocketAddr) -> Result<Option
     hive::start(config, status, seen).map_err(|e| Fault::internal(e.to_string()))
 }
 
-fn settings(args: &ServeArgs, tokens: &Tokens) -> Settings {
+fn settings(args: &ServeArgs, tokens: &Tokens, webhooks: Option<WebhookPolicy>) -> Settings {
     let secs = |n: u32| Duration::from_secs(u64::from(n));
     Settings {
         backends: args.backends.clone(),
@@ -185,6 +222,10 @@ fn settings(args: &ServeArgs, tokens: &Tokens) -> Settings {
         metadata: !args.no_metadata,
         queue_jobs: args.queue_jobs as usize,
         keep: (secs(args.keep_secs), args.keep_jobs as usize),
+        state: args.state.folder(args.port),
+        state_bytes: u64::from(args.state.state_max_mib) << 20,
+        on_restart: args.state.on_restart,
+        webhooks,
         call_limit: secs(args.call_limit_secs),
         lanes: args.lanes.map(|n| n as usize),
         idle_unload: (args.idle_unload_secs > 0).then(|| secs(args.idle_unload_secs)),
@@ -200,6 +241,9 @@ async fn sweep(app: Arc<App>) {
         tokio::time::sleep(SWEEP).await;
         app.registry.sweep();
         app.queue.sweep();
+        if let Some(ledger) = &app.ledger {
+            ledger.probe().await;
+        }
     }
 }
 
@@ -207,7 +251,10 @@ async fn sweep(app: Arc<App>) {
 async fn end(app: Arc<App>) {
     app.shutdown.draining().await;
     let patience = match app.shutdown.phase() {
-        Phase::Draining { deadline } => deadline.saturating_duration_since(tokio::time::Instant::now()),
+        // The server's deadline leaves room for last words after the jobs' own.
+        Phase::Draining { deadline } => {
+            deadline.saturating_duration_since(tokio::time::Instant::now()).saturating_sub(LAST_WORDS)
+        }
         _ => Duration::ZERO,
     };
     let work = app.clone();

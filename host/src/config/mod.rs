@@ -1,8 +1,12 @@
 //! Settings: flags over environment over file over default, in one struct.
 
 mod file;
+mod state;
+mod webhook;
 
 pub use file::apply_file;
+pub use state::{StateArgs, StateFolder};
+pub use webhook::{RateArgs, WebhookArgs};
 
 use crate::server::body::BodyBudget;
 use clap::{Args, ValueEnum};
@@ -188,6 +192,15 @@ pub struct ServeArgs {
     /// Print `release` or `debug` and end
     #[arg(long)]
     pub build_info: bool,
+    /// State
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Webhooks
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
+    /// Rates
+    #[command(flatten)]
+    pub rate: RateArgs,
     /// Plugins
     #[command(flatten)]
     pub backends: BackendArgs,

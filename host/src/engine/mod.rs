@@ -162,14 +162,18 @@ impl Engine {
 
     /// Loads a model on the device that does least, outside any job. Blocks.
     pub fn load_model(&self, name: &str) -> Result<LoadedModel, Fault> {
+        self.load_model_watched(name, &(Arc::new(|_, _| ()) as LoadProgress))
+    }
+
+    /// The same, telling how it goes on.
+    pub fn load_model_watched(&self, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
         let place = self
             .places
             .iter()
             .find(|p| p.mount().holds(name))
             .or_else(|| self.places.iter().min_by_key(|p| p.mount().users()))
             .ok_or_else(|| Fault::new(FaultCode::NotReady, "there is no device"))?;
-        let quiet: LoadProgress = Arc::new(|_, _| ());
-        Ok(self.hold(place, name, &Arc::default(), &quiet)?.loaded.clone())
+        Ok(self.hold(place, name, &Arc::default(), progress)?.loaded.clone())
     }
 
     /// Gives a model's memory back. `false` when it was on no device; a fault while jobs use it.
@@ -256,6 +260,10 @@ impl Engine {
     }
 
     fn run(&self, first: &Place, job: &Arc<Job>) {
+        let (id, from) = (job.id.as_str(), &job.origin);
+        let (request_id, correlation_id, trace_id) = (&*from.request_id, &*from.correlation_id, &*from.trace_id);
+        let span = tracing::info_span!("job", job_id = id, request_id, correlation_id, trace_id);
+        let _in = span.enter();
         if !job.start(&first.label) {
             return;
         }
@@ -268,11 +276,15 @@ impl Engine {
             if job.cancel_requested() {
                 outcome = Outcome::Cancelled;
             } else if let Some(second) = self.second_place(first) {
-                tracing::warn!(job_id = %job.id, code = fault.code.as_str(), message = %fault.message, "running the job once more");
+                tracing::warn!(code = fault.code.as_str(), message = %fault.message, "running the job once more");
                 job.restart(&format!("{}; the job runs once more from its start", fault.message));
                 place = second;
                 outcome = self.attempt(second, job);
             }
+        }
+        if job.is_parked() && matches!(outcome, Outcome::Cancelled) {
+            tracing::info!("the shutdown's deadline has stopped this job; it runs again after the restart");
+            return job.release();
         }
         let label = match &outcome {
             Outcome::Complete => "ok",
@@ -280,10 +292,10 @@ impl Engine {
             Outcome::Failed(fault) => fault.code.as_str(),
         };
         let took = since.elapsed();
-        tracing::info!(job_id = %job.id, outcome = label, seconds = took.as_secs_f64(), "job ended");
+        tracing::info!(outcome = label, seconds = took.as_secs_f64(), "job ended");
         let mut died = false;
         if let Outcome::Failed(fault) = &outcome {
-            tracing::warn!(job_id = %job.id, code = fault.code.as_str(), message = %fault.message, "job failed");
+            tracing::warn!(code = fault.code.as_str(), message = %fault.message, "job failed");
             died = is_death(fault.code) && !place.mount().device.is_stuck();
         }
         if matches!(outcome, Outcome::Complete) {

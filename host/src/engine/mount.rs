@@ -240,7 +240,15 @@ impl Mount {
     fn unload(&self, gone: &Entry) -> Result<(), Fault> {
         self.metrics.model_unloaded(&gone.key, &gone.source.fingerprint);
         self.device.unload(gone.id)?;
-        self.measure();
+        let held = self.measure();
+        let known = self.shelf.entries().iter().map(|e| e.memory.weights).sum::<u64>();
+        if held > known {
+            tracing::error!(
+                model = gone.key,
+                held_bytes = held - known,
+                "the backend holds weights of a model that was dropped; restart the worker if this grows"
+            );
+        }
         Ok(())
     }
 
@@ -274,13 +282,14 @@ impl Mount {
         }
     }
 
-    /// Shows the device's memory in the figures.
-    fn measure(&self) {
-        let Ok(memory) = self.device.memory() else { return };
+    /// Shows the device's memory in the figures, and answers what the backend itself says its weights hold.
+    fn measure(&self) -> u64 {
+        let Ok(memory) = self.device.memory() else { return 0 };
         let weights = self.shelf.entries().iter().map(|e| e.memory.weights).sum();
         let used = memory.device_total.saturating_sub(memory.device_free);
         for (state, bytes) in [("used", used), ("free", memory.device_free), ("model", weights)] {
             self.metrics.device_memory(&self.device.label, state, bytes);
         }
+        memory.weights
     }
 }

@@ -19,8 +19,8 @@ pub(super) struct Client {
     agent: ureq::Agent,
 }
 
-/// A client for addresses that the operator has named: it goes there and nowhere else, neither by a redirect nor through a proxy.
-pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
+/// Settings for addresses that the operator has named: the client goes there and nowhere else, neither by a redirect nor through a proxy.
+pub(crate) fn agent_config(timeout: Duration) -> ureq::config::Config {
     ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
@@ -29,12 +29,11 @@ pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
         .max_idle_connections(1)
         .user_agent(concat!("sd-worker/", env!("CARGO_PKG_VERSION")))
         .build()
-        .new_agent()
 }
 
 impl Client {
     pub(super) fn new(timeout: Duration) -> Self {
-        Self { agent: agent(timeout) }
+        Self { agent: agent_config(timeout).new_agent() }
     }
 
     pub(super) fn post(&self, url: &str, body: &str) -> Answer {

@@ -8,7 +8,7 @@ mod client;
 mod tests;
 
 pub use beat::{Beat, Heart, start};
-pub(crate) use client::agent;
+pub(crate) use client::agent_config;
 pub use client::check_url;
 
 use std::time::Duration;

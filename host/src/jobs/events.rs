@@ -48,6 +48,11 @@ impl Default for EventRing {
 }
 
 impl EventRing {
+    /// A ring whose first event has the number after `last`: one that goes on where a former program ended.
+    pub fn after_id(last: u64) -> Self {
+        EventRing { ring: Mutex::new(Ring { last_id: last, ..Ring::default() }), newest: watch::Sender::new(last) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,6 +84,11 @@ impl EventRing {
     /// A watch on the newest id, to wait for more.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
+    }
+
+    /// The number of the newest event.
+    pub fn last_id(&self) -> u64 {
+        self.lock().last_id
     }
 
     /// The last event if the job has ended.

@@ -1,7 +1,7 @@
 //! A reader of one job's events: waits for what comes after its cursor, and counts as a reader while it lives.
 
 use super::{Event, Job, JobState, Snapshot};
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultCode};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -61,6 +61,10 @@ impl Follower {
         match (snapshot.state, &snapshot.fault) {
             (JobState::Completed, _) => Ok(snapshot),
             (JobState::Cancelled, _) => Err(Fault::cancelled()),
+            (JobState::Queued | JobState::Running, _) => {
+                let text = "the worker is being restarted; the job is kept: send the same request again";
+                Err(Fault::new(FaultCode::Draining, text))
+            }
             (_, Some(fault)) => Err(fault.clone()),
             _ => Err(Fault::internal("the job ended without a reason")),
         }
@@ -76,10 +80,7 @@ impl Drop for Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        fault::FaultCode,
-        jobs::{JobSpec, OnDisconnect, Outcome},
-    };
+    use crate::jobs::{JobSpec, OnDisconnect, Origin, Outcome};
     use std::time::Duration;
 
     fn names(events: &[Event]) -> Vec<&str> {
@@ -88,7 +89,7 @@ mod tests {
 
     #[tokio::test]
     async fn everything_comes_once_and_then_nothing() {
-        let job = Job::new(String::new(), JobSpec::default());
+        let job = Job::new(String::new(), JobSpec::default(), Origin::default());
         let mut follower = Follower::new(job.clone(), 0);
         for step in 1..=3 {
             job.progress(step, 3);
@@ -118,7 +119,7 @@ mod tests {
             (Outcome::Failed(Fault::new(FaultCode::Timeout, "slow")), Some(FaultCode::Timeout)),
         ];
         for (end, code) in ends {
-            let job = Job::new(String::new(), JobSpec::default());
+            let job = Job::new(String::new(), JobSpec::default(), Origin::default());
             job.progress(1, 1);
             job.finish(end);
             let mut seen = 0;
@@ -130,7 +131,8 @@ mod tests {
     #[test]
     fn the_last_reader_takes_the_job_along_if_asked() {
         for (policy, cancelled) in [(OnDisconnect::Cancel, true), (OnDisconnect::Keep, false)] {
-            let job = Job::new(String::new(), JobSpec { on_disconnect: policy, ..JobSpec::default() });
+            let job =
+                Job::new(String::new(), JobSpec { on_disconnect: policy, ..JobSpec::default() }, Origin::default());
             let (first, second) = (Follower::new(job.clone(), 0), Follower::new(job.clone(), 0));
             drop(first);
             assert!(!job.cancel_requested());

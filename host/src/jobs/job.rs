@@ -1,11 +1,11 @@
 //! One job: its request, its state, its events and its pictures.
 
-use super::{EventRing, JobSpec, SettledSpec};
+use super::{Ending, EventRing, JobSpec, Keeper, SettledSpec};
 use crate::fault::{Fault, FaultCode};
 use serde_json::{Map, Value, json};
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -125,9 +125,33 @@ pub struct Timings {
     pub write: Duration,
 }
 
+/// The ids of the request that made a job, for logs and streams.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Origin {
+    /// `X-Request-Id`.
+    pub request_id: String,
+    /// `X-Correlation-ID`.
+    pub correlation_id: String,
+    /// The trace of `traceparent`: 32 hexadecimal digits.
+    pub trace_id: String,
+}
+
+/// What a job that comes back after a restart was before.
+#[derive(Debug)]
+pub struct Past {
+    /// The id it had.
+    pub id: JobId,
+    /// When it came first.
+    pub created: SystemTime,
+    /// The number of the newest event that anybody can have seen.
+    pub last_event: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     state: JobState,
+    /// Somebody is ending the job: its keeper is told, the others are not yet.
+    ending: bool,
     started: Option<Instant>,
     ended: Option<Instant>,
     step: u32,
@@ -165,6 +189,8 @@ pub struct Job {
     pub owner: String,
     /// What it is asked to do.
     pub spec: SettledSpec,
+    /// The request that made it.
+    pub origin: Origin,
     /// Its events.
     pub events: EventRing,
     /// When it came.
@@ -173,31 +199,44 @@ pub struct Job {
     pub created_at: Instant,
     cancel: Arc<AtomicBool>,
     wrap_up: AtomicBool,
+    /// To be taken off its device without an end.
+    parked: AtomicBool,
+    /// The keeper has the job's end, so that memory need not hold it.
+    kept: Arc<AtomicBool>,
+    keeper: OnceLock<Arc<dyn Keeper>>,
     readers: AtomicU32,
     inner: Mutex<Inner>,
 }
 
 impl Job {
     /// A queued job.
-    pub fn new(owner: String, spec: JobSpec) -> Arc<Self> {
-        Self::with_id(JobId::random(), owner, spec)
+    pub fn new(owner: String, spec: JobSpec, origin: Origin) -> Arc<Self> {
+        Self::with_past(Past { id: JobId::random(), created: SystemTime::now(), last_event: 0 }, owner, spec, origin)
     }
 
-    /// A queued job with an id it had before.
-    pub fn with_id(id: JobId, owner: String, spec: JobSpec) -> Arc<Self> {
+    /// A queued job that a former program accepted.
+    pub fn with_past(past: Past, owner: String, spec: JobSpec, origin: Origin) -> Arc<Self> {
         let total = spec.steps;
+        let now = Instant::now();
+        // A clock that was set back, and a machine that started later than the job came, give no age.
+        let age = past.created.elapsed().unwrap_or_default();
         Arc::new(Job {
-            id,
+            id: past.id,
             owner,
             spec: SettledSpec::new(spec),
-            events: EventRing::default(),
-            created: SystemTime::now(),
-            created_at: Instant::now(),
+            origin,
+            events: EventRing::after_id(past.last_event),
+            created: past.created,
+            created_at: now.checked_sub(age).unwrap_or(now),
             cancel: Arc::default(),
             wrap_up: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            kept: Arc::default(),
+            keeper: OnceLock::new(),
             readers: AtomicU32::new(0),
             inner: Mutex::new(Inner {
                 state: JobState::Queued,
+                ending: false,
                 started: None,
                 ended: None,
                 step: 0,
@@ -207,6 +246,67 @@ impl Job {
                 timings: Timings::default(),
             }),
         })
+    }
+
+    /// A job that ended in a former program, with the `fields` of its last event. Nothing happens to it any more.
+    pub fn ended_before(
+        past: Past,
+        owner: String,
+        spec: JobSpec,
+        state: JobState,
+        pictures: Vec<Picture>,
+        fields: Map<String, Value>,
+    ) -> Arc<Self> {
+        let job = Self::with_past(past, owner, spec, Origin::default());
+        let event = match state {
+            JobState::Completed => "complete",
+            JobState::Cancelled => "cancelled",
+            _ => "error",
+        };
+        let fault = (state == JobState::Failed).then(|| {
+            let code = fields.get("code").and_then(Value::as_str).and_then(FaultCode::parse);
+            let message = fields.get("message").and_then(Value::as_str).unwrap_or_default();
+            Fault::new(code.unwrap_or(FaultCode::Internal), message)
+        });
+        {
+            let mut inner = job.lock();
+            (inner.state, inner.ending, inner.ended) = (state, true, Some(Instant::now()));
+            (inner.fault, inner.pictures) = (fault, pictures);
+        }
+        let fields = job.with_picture(fields);
+        job.events.publish(event, line(Some(job.id.as_str()), event, fields), true);
+        job
+    }
+
+    /// The fields of the last event, and the first picture, if there is one.
+    fn with_picture(&self, mut fields: Map<String, Value>) -> Map<String, Value> {
+        use base64::Engine as _;
+        if let Some(first) = self.lock().pictures.first() {
+            let text = base64::engine::general_purpose::STANDARD.encode(first.bytes.as_slice());
+            fields.insert("image_base64".into(), text.into());
+        }
+        fields
+    }
+
+    /// Gives the job a keeper, before anybody can start or end it.
+    pub fn keep_with(&self, keeper: Arc<dyn Keeper>) {
+        // A job has one keeper for life.
+        let _ = self.keeper.set(keeper);
+    }
+
+    /// The keeper has the job's end.
+    pub fn set_kept(&self) {
+        self.kept.store(true, Ordering::Release);
+    }
+
+    /// The flag behind [`Job::set_kept`], for those who know it later.
+    pub fn kept_flag(&self) -> Arc<AtomicBool> {
+        self.kept.clone()
+    }
+
+    /// Whether the job's end is kept outside of memory.
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -254,16 +354,18 @@ impl Job {
 
     /// Asks to stop. A queued job ends at once; a running one within a step. `false` when it had already ended.
     pub fn request_cancel(&self) -> bool {
+        self.parked.store(false, Ordering::Release);
         self.cancel.store(true, Ordering::Release);
         let queued = {
             let inner = self.lock();
-            if inner.state.is_terminal() {
+            if inner.ending {
                 return false;
             }
             inner.state == JobState::Queued
         };
         if queued {
-            self.finish(Outcome::Cancelled);
+            // If a lane takes it this very moment, the flag stops it there.
+            self.end(Outcome::Cancelled, true);
         }
         true
     }
@@ -282,27 +384,69 @@ impl Job {
         self.wrap_up.load(Ordering::Acquire)
     }
 
-    /// Publishes an event. `fields` must be an object.
-    pub fn publish(&self, name: &'static str, fields: Value) -> bool {
-        self.events.publish(name, self.line(name, fields), false)
-    }
-
-    fn line(&self, name: &'static str, fields: Value) -> String {
-        let mut object = Map::new();
-        object.insert("event".into(), name.into());
-        object.insert("type".into(), name.into());
-        object.insert("job_id".into(), self.id.as_str().into());
-        if let Value::Object(more) = fields {
-            object.extend(more);
+    /// Asks to stop a running job so that it can run again later. It has no end then.
+    pub fn park(&self) {
+        if self.state() == JobState::Running {
+            self.parked.store(true, Ordering::Release);
+            self.cancel.store(true, Ordering::Release);
         }
-        Value::Object(object).to_string()
     }
 
-    /// Marks the job as running. `false` when it ended while it waited.
-    pub fn start(&self, device: &str) -> bool {
+    /// Whether it was stopped to run again later.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::Acquire)
+    }
+
+    /// Takes a parked job off its device: it waits again, for another program.
+    pub fn release(&self) {
         {
             let mut inner = self.lock();
-            if inner.state != JobState::Queued {
+            inner.state = JobState::Queued;
+            inner.pictures.clear();
+        }
+        if let Some(keeper) = self.keeper.get() {
+            keeper.released(self);
+        }
+        self.suspend();
+    }
+
+    /// Ends the streams of a job that goes on in another program. It has no end of its own here.
+    pub fn suspend(&self) {
+        let human = "the worker is being restarted; the job is kept and goes on after that: read this stream again";
+        let mut fields = Map::new();
+        fields.insert("action".into(), "shutdown".into());
+        fields.insert("human".into(), human.into());
+        self.events.publish("narration", line(Some(self.id.as_str()), "narration", fields), true);
+    }
+
+    /// Publishes an event. `fields` must be an object.
+    pub fn publish(&self, name: &'static str, fields: Value) -> bool {
+        let Value::Object(fields) = fields else { return false };
+        self.events.publish(name, line(Some(self.id.as_str()), name, fields), false)
+    }
+
+    /// Publishes the first event. `before`: how many jobs stand before this one.
+    pub fn announce(&self, before: usize) {
+        let origin = &self.origin;
+        self.publish(
+            "queued",
+            json!({ "position": before, "model": self.spec.model, "request_id": origin.request_id,
+                "correlation_id": origin.correlation_id, "trace_id": origin.trace_id }),
+        );
+    }
+
+    /// Marks the job as running. `false` when it ended while it waited. The keeper hears of it before anybody else does.
+    pub fn start(&self, device: &str) -> bool {
+        let waits = |inner: &Inner| inner.state == JobState::Queued && !inner.ending;
+        if !waits(&self.lock()) {
+            return false;
+        }
+        if let Some(keeper) = self.keeper.get() {
+            keeper.started(self);
+        }
+        {
+            let mut inner = self.lock();
+            if !waits(&inner) {
                 return false;
             }
             inner.state = JobState::Running;
@@ -377,43 +521,64 @@ impl Job {
         self.lock().started
     }
 
-    /// Ends the job: exactly one terminal event, the first call wins.
+    /// Ends the job: exactly one terminal event, the first call wins. The keeper hears of it before anybody else does.
     pub fn finish(&self, outcome: Outcome) -> bool {
-        let (name, fields) = {
+        self.end(outcome, false)
+    }
+
+    fn end(&self, outcome: Outcome, only_queued: bool) -> bool {
+        let Some(ending) = self.decide(outcome, only_queued) else { return false };
+        if let Some(keeper) = self.keeper.get() {
+            keeper.ended(self, &ending);
+        }
+        {
             let mut inner = self.lock();
-            if inner.state.is_terminal() {
-                return false;
-            }
+            inner.state = ending.state;
             inner.ended = Some(Instant::now());
-            match outcome {
-                Outcome::Complete => {
-                    inner.state = JobState::Completed;
-                    ("complete", self.complete_fields(&inner))
-                }
-                Outcome::Cancelled => {
-                    inner.state = JobState::Cancelled;
-                    inner.pictures.clear();
-                    ("cancelled", json!({ "code": FaultCode::Cancelled.as_str(), "message": "the job was cancelled" }))
-                }
-                Outcome::Failed(fault) => {
-                    inner.state = JobState::Failed;
-                    inner.pictures.clear();
-                    let fields = json!({
-                        "code": fault.code.as_str(), "message": fault.message, "field": fault.field,
-                        "retriable": fault.code.retriable(),
-                    });
-                    inner.fault = Some(fault);
-                    ("error", fields)
-                }
+            inner.fault = ending.fault;
+            inner.pictures = ending.pictures;
+        }
+        let fields = self.with_picture(ending.fields);
+        self.cancel.store(true, Ordering::Release);
+        let first = self.events.publish(ending.event, line(Some(self.id.as_str()), ending.event, fields), true);
+        if let Some(keeper) = self.keeper.get() {
+            keeper.told(self);
+        }
+        first
+    }
+
+    /// Decides how the job ends. Only the first caller gets an answer.
+    fn decide(&self, outcome: Outcome, only_queued: bool) -> Option<Ending> {
+        let mut inner = self.lock();
+        if inner.ending || (only_queued && inner.state != JobState::Queued) {
+            return None;
+        }
+        inner.ending = true;
+        let (state, event, fields, fault) = match outcome {
+            Outcome::Complete => (JobState::Completed, "complete", self.complete_fields(&inner), None),
+            Outcome::Cancelled => {
+                let fields = json!({ "code": FaultCode::Cancelled.as_str(), "message": "the job was cancelled" });
+                (JobState::Cancelled, "cancelled", fields, None)
+            }
+            Outcome::Failed(fault) => {
+                let fields = json!({
+                    "code": fault.code.as_str(), "message": fault.message, "field": fault.field,
+                    "retriable": fault.code.retriable(),
+                });
+                (JobState::Failed, "error", fields, Some(fault))
             }
         };
-        self.cancel.store(true, Ordering::Release);
-        self.events.publish(name, self.line(name, fields), true)
+        let pictures = if state == JobState::Completed { inner.pictures.clone() } else { Vec::new() };
+        let fields = match fields {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        // Nothing but the end is published from here on.
+        let event_id = self.events.last_id() + 1;
+        Some(Ending { state, event, event_id, fields, pictures, fault, ran: inner.started.is_some() })
     }
 
     fn complete_fields(&self, inner: &Inner) -> Value {
-        use base64::Engine as _;
-        let base64 = |p: &Picture| base64::engine::general_purpose::STANDARD.encode(p.bytes.as_slice());
         let images: Vec<Value> = inner
             .pictures
             .iter()
@@ -425,7 +590,6 @@ impl Job {
             .collect();
         let first = inner.pictures.first();
         json!({
-            "image_base64": first.map(base64),
             "format": self.spec.format.extension(),
             "seed": first.map_or(self.spec.seed, |p| p.seed),
             "seeds": inner.pictures.iter().map(|p| p.seed).collect::<Vec<_>>(),
@@ -447,6 +611,18 @@ impl Job {
             self.request_cancel();
         }
     }
+}
+
+/// An event as one line of JSON.
+pub(crate) fn line(job: Option<&str>, name: &str, fields: Map<String, Value>) -> String {
+    let mut object = Map::new();
+    object.insert("event".into(), name.into());
+    object.insert("type".into(), name.into());
+    if let Some(job) = job {
+        object.insert("job_id".into(), job.into());
+    }
+    object.extend(fields);
+    Value::Object(object).to_string()
 }
 
 /// Milliseconds of each phase.

@@ -1,20 +1,17 @@
 //! The bounded queue between requests and devices.
 //!
-//! Order: higher priority first; within a priority the owners take turns; within an owner the oldest. A device that
-//! holds a model may take a job for this model ahead of older ones, for a bounded number of times and age, so that models
-//! are not swapped back and forth and nobody starves.
+//! Higher priority first; within a priority the owners take turns; within an owner the oldest. A device that holds a model
+//! may take a job for this model ahead of older ones, for a bounded number of times and age, so that models are not swapped
+//! back and forth and nobody starves.
 
-use super::{Job, JobState};
+use super::{
+    Job, JobState,
+    order::{Order, Waits},
+};
 use std::{
-    collections::HashMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-
-/// How often in a row a job may be taken ahead of an older one because its model is loaded.
-const MAX_SKIPS: u32 = 8;
-/// A job that has waited this long is not passed over any more.
-const MAX_SKIP_AGE: Duration = Duration::from_secs(30);
 
 /// Why a job was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +25,30 @@ pub enum QueueError {
 #[derive(Debug, Default)]
 struct Inner {
     waiting: Vec<Arc<Job>>,
-    /// Jobs started per owner, for turns. Owners without waiting jobs are forgotten.
-    served: HashMap<String, u64>,
-    skips: u32,
+    order: Order,
+    /// Places taken by jobs that are still being written down.
+    reserved: usize,
     closed: bool,
+}
+
+/// A place in the queue, given back when it is dropped.
+#[derive(Debug)]
+pub struct Place(Option<Arc<Queue>>);
+
+impl Place {
+    /// Appends a job and says how many stand before it. `announce` runs before any device can take the job, so that
+    /// the job's first event is always `queued`.
+    pub fn fill(mut self, job: &Arc<Job>, announce: impl FnOnce(usize)) -> Result<usize, QueueError> {
+        self.0.take().map_or(Err(QueueError::Closed), |queue| queue.add(job, announce, 1))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.0 {
+            queue.lock().reserved -= 1;
+        }
+    }
 }
 
 /// The queue.
@@ -67,17 +84,32 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Appends a job and says how many stand before it. `announce` runs before any device can take the job, so that
-    /// the job's first event is always `queued`.
-    pub fn push(&self, job: &Arc<Job>, announce: impl FnOnce(usize)) -> Result<usize, QueueError> {
+    /// Takes a place for a job that is about to come.
+    pub fn reserve(self: &Arc<Self>) -> Result<Place, QueueError> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(QueueError::Closed);
+        }
+        inner.forget_ended();
+        if inner.waiting.len() + inner.reserved >= self.capacity {
+            return Err(QueueError::Full);
+        }
+        inner.reserved += 1;
+        drop(inner);
+        Ok(Place(Some(self.clone())))
+    }
+
+    /// Appends a job whatever the number of places: one that was accepted before a restart. See [`Place::fill`].
+    pub fn push_again(&self, job: &Arc<Job>, announce: impl FnOnce(usize)) -> Result<usize, QueueError> {
+        self.add(job, announce, 0)
+    }
+
+    fn add(&self, job: &Arc<Job>, announce: impl FnOnce(usize), reserved: usize) -> Result<usize, QueueError> {
         let position = {
             let mut inner = self.lock();
+            inner.reserved -= reserved;
             if inner.closed {
                 return Err(QueueError::Closed);
-            }
-            inner.forget_ended();
-            if inner.waiting.len() >= self.capacity {
-                return Err(QueueError::Full);
             }
             let before = inner.waiting.iter().filter(|j| j.spec.priority >= job.spec.priority).count();
             announce(before);
@@ -97,8 +129,9 @@ impl Queue {
             if inner.closed {
                 return None;
             }
-            if let Some(job) = inner.choose(loaded) {
-                return Some(job);
+            let Inner { waiting, order, .. } = &mut *inner;
+            if let Some(next) = order.choose(waiting, loaded) {
+                return Some(waiting.remove(next));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -151,42 +184,23 @@ impl Queue {
     }
 }
 
+impl Waits for Arc<Job> {
+    fn owner(&self) -> &str {
+        &self.owner
+    }
+    fn model(&self) -> &str {
+        &self.spec.model
+    }
+    fn priority(&self) -> i8 {
+        self.spec.priority
+    }
+    fn since(&self) -> Instant {
+        self.created_at
+    }
+}
+
 impl Inner {
     fn forget_ended(&mut self) {
         self.waiting.retain(|j| j.state() == JobState::Queued);
-    }
-
-    fn choose(&mut self, loaded: &dyn Fn(&str) -> bool) -> Option<Arc<Job>> {
-        let top = self.waiting.iter().map(|j| j.spec.priority).max()?;
-        let turn = |j: &Arc<Job>| self.served.get(&j.owner).copied().unwrap_or(0);
-        let candidates = || self.waiting.iter().enumerate().filter(|(_, j)| j.spec.priority == top);
-        let fair = candidates().min_by_key(|(i, j)| (turn(j), *i)).map(|(i, _)| i)?;
-        let oldest_waits = self.waiting[fair].created_at.elapsed();
-        let at_hand = || candidates().filter(|(_, j)| loaded(&j.spec.model)).min_by_key(|(i, j)| (turn(j), *i));
-        let at_hand = if loaded(&self.waiting[fair].spec.model) { None } else { at_hand().map(|(i, _)| i) };
-        let chosen = match at_hand {
-            Some(other) if self.skips < MAX_SKIPS && oldest_waits < MAX_SKIP_AGE => {
-                self.skips += 1;
-                other
-            }
-            _ => {
-                self.skips = 0;
-                fair
-            }
-        };
-        let job = self.waiting.remove(chosen);
-        self.count_turn(&job.owner);
-        Some(job)
-    }
-
-    /// Owners without waiting jobs lose their count; a newcomer starts level with the one served least.
-    fn count_turn(&mut self, owner: &str) {
-        let waiting: Vec<&str> = self.waiting.iter().map(|j| j.owner.as_str()).collect();
-        self.served.retain(|o, _| waiting.contains(&o.as_str()) || o == owner);
-        *self.served.entry(owner.to_owned()).or_default() += 1;
-        let least = self.served.values().copied().min().unwrap_or(0);
-        for owner in self.waiting.iter().map(|j| j.owner.clone()).collect::<Vec<_>>() {
-            self.served.entry(owner).or_insert(least.saturating_sub(1));
-        }
     }
 }

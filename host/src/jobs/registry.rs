@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+/// How long a job whose end is kept elsewhere stays in memory too, for those who ask at once.
+const KEPT_STAYS: Duration = Duration::from_secs(30);
 /// Ids of forgotten jobs that are remembered.
 const MAX_TOMBSTONES: usize = 10_000;
 
@@ -59,20 +61,24 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a job; with an idempotency key, remembers it for the key.
-    pub fn insert(&self, job: &Arc<Job>, key: Option<&str>) {
+    /// Adds a job; with an idempotency key, remembers it for the key. The answer is the job that the key had made
+    /// already, and then this one is not added.
+    pub fn insert(&self, job: &Arc<Job>, key: Option<&str>) -> Result<(), Arc<Job>> {
         let mut inner = self.lock();
+        if let Some(known) = key.and_then(|key| inner.by_key(&job.owner, key)) {
+            return Err(known);
+        }
         inner.jobs.insert(job.id.clone(), job.clone());
         inner.order.push_back(job.id.clone());
         if let Some(key) = key {
             inner.keys.insert(format!("{}\n{key}", job.owner), job.id.clone());
         }
+        Ok(())
     }
 
     /// The job that an owner's idempotency key made.
     pub fn by_key(&self, owner: &str, key: &str) -> Option<Arc<Job>> {
-        let inner = self.lock();
-        inner.jobs.get(inner.keys.get(&format!("{owner}\n{key}"))?).cloned()
+        self.lock().by_key(owner, key)
     }
 
     /// What is known about an id.
@@ -87,10 +93,7 @@ impl Registry {
 
     /// Removes a job without a trace, because it was never taken.
     pub fn withdraw(&self, id: &JobId) {
-        let mut inner = self.lock();
-        inner.jobs.remove(id);
-        inner.order.retain(|other| other != id);
-        inner.keys.retain(|_, other| other != id);
+        self.lock().remove(id);
     }
 
     /// Forgets a finished job before its time.
@@ -107,24 +110,40 @@ impl Registry {
     /// Forgets finished jobs whose time is over, and the oldest beyond the bound.
     pub fn sweep(&self) {
         let mut inner = self.lock();
-        let finished: Vec<(JobId, Duration)> =
-            inner.order.iter().filter_map(|id| Some((id.clone(), inner.jobs.get(id)?.ended()?.elapsed()))).collect();
+        let finished: Vec<(Arc<Job>, Duration)> = inner
+            .order
+            .iter()
+            .filter_map(|id| inner.jobs.get(id))
+            .filter_map(|job| Some((job.clone(), job.ended()?.elapsed())))
+            .collect();
         let excess = finished.len().saturating_sub(self.max_finished);
-        for (i, (id, age)) in finished.iter().enumerate() {
-            if i < excess || *age > self.keep {
-                inner.bury(id);
+        for (i, (job, age)) in finished.iter().enumerate() {
+            match job.is_kept() {
+                // Not gone, only elsewhere.
+                true if i < excess || *age > KEPT_STAYS.min(self.keep) => inner.remove(&job.id),
+                false if i < excess || *age > self.keep => inner.bury(&job.id),
+                _ => {}
             }
         }
     }
 }
 
 impl Inner {
-    fn bury(&mut self, id: &JobId) {
-        if self.jobs.remove(id).is_none() {
-            return;
-        }
+    fn by_key(&self, owner: &str, key: &str) -> Option<Arc<Job>> {
+        self.jobs.get(self.keys.get(&format!("{owner}\n{key}"))?).cloned()
+    }
+
+    fn remove(&mut self, id: &JobId) {
+        self.jobs.remove(id);
         self.order.retain(|other| other != id);
         self.keys.retain(|_, other| other != id);
+    }
+
+    fn bury(&mut self, id: &JobId) {
+        if !self.jobs.contains_key(id) {
+            return;
+        }
+        self.remove(id);
         self.tombstones.push_back(id.clone());
         while self.tombstones.len() > MAX_TOMBSTONES {
             self.tombstones.pop_front();

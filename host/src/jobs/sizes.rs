@@ -3,8 +3,7 @@
 //! Published as micro-conditioning (Podell et al. 2023, section 2.2). Defaults are those of diffusers' pipelines.
 
 /// The values of one half of the guidance, in pixels. Pairs are (height, width) and (top, left).
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[cfg_attr(test, derive(Default))]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Sizes {
     /// The training picture's size before it was cropped.
     pub original: [f32; 2],
@@ -17,8 +16,7 @@ pub struct Sizes {
 }
 
 /// The values for the prompt and for the negative prompt.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[cfg_attr(test, derive(Default))]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SizeIds {
     /// With the prompt.
     pub positive: Sizes,

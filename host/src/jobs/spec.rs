@@ -5,11 +5,10 @@ use sd_images::{Mask, Picture};
 use std::{sync::Arc, time::Duration};
 
 /// The kind of work. The text forms are the hive's operation names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(test, derive(Default))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Operation {
     /// Text to picture.
-    #[cfg_attr(test, default)]
+    #[default]
     Generation,
     /// Picture and text to picture.
     Transform,
@@ -18,6 +17,11 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The operation of a wire name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Operation::Generation, Operation::Transform, Operation::Inpaint].into_iter().find(|o| o.as_str() == text)
+    }
+
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -135,8 +139,7 @@ pub struct Refiner {
 }
 
 /// A job's request.
-#[derive(Debug, Clone)]
-#[cfg_attr(test, derive(Default))]
+#[derive(Debug, Clone, Default)]
 pub struct JobSpec {
     /// The kind of work.
     pub operation: Operation,
@@ -204,6 +207,8 @@ pub struct JobSpec {
     pub priority: i8,
     /// What goes beyond one plain run.
     pub edit: EditSpec,
+    /// Where the end is told, checked against the operator's rules.
+    pub webhook: Option<String>,
 }
 
 impl JobSpec {

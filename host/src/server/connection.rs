@@ -43,10 +43,15 @@ pub enum RequestBodyError {
     Transport(#[from] hyper::Error),
 }
 
+/// The rest of a body that is read though nobody wants it, and for how long.
+const SMALL_REST: u64 = 64 * 1024;
+const REST_TIME: Duration = Duration::from_secs(1);
+
 /// A request body whose pieces must keep coming.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Incoming,
+    // Always there until it is dropped.
+    inner: Option<Incoming>,
     idle: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     // A chunked body does not know its end before it has been asked for one piece too many.
@@ -62,7 +67,8 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
             self.sleep = None;
             self.ended = frame.is_none();
             return Poll::Ready(frame.map(|f| f.map_err(RequestBodyError::from)));
@@ -75,17 +81,33 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.flags.body_left.store(!self.ended && !self.inner.is_end_stream(), Relaxed);
+        let left = !self.ended && !self.is_end_stream();
+        self.flags.body_left.store(left, Relaxed);
+        // Whoever answers without reading a small body must not cost the client its connection: hyper closes on an unread rest.
+        let small = self.size_hint().upper().is_some_and(|bytes| bytes <= SMALL_REST);
+        if let (true, true, Some(mut rest), Ok(runtime)) =
+            (left, small, self.inner.take(), tokio::runtime::Handle::try_current())
+        {
+            let flags = self.flags.clone();
+            runtime.spawn(async move {
+                let read = async {
+                    while poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await.is_some_and(|f| f.is_ok()) {}
+                };
+                if tokio::time::timeout(REST_TIME, read).await.is_ok() {
+                    flags.body_left.store(false, Relaxed);
+                }
+            });
+        }
     }
 }
 
@@ -119,7 +141,8 @@ where
         let limits = &self.shared.limits;
         let target = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
         let (idle, flags) = (limits.body_idle_timeout, self.flags.clone());
-        let mut request = request.map(|inner| RequestBody { inner, idle, sleep: None, ended: false, flags });
+        let mut request =
+            request.map(|inner| RequestBody { inner: Some(inner), idle, sleep: None, ended: false, flags });
         if target > limits.max_uri_bytes {
             let message = format!("the request target has {target} bytes, the limit is {}", limits.max_uri_bytes);
             let answer = refusal(StatusCode::URI_TOO_LONG, "uri_too_long", &message);

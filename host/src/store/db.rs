@@ -16,14 +16,14 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// The state of a tombstone. It has no [`JobState`]: to everybody outside an expired job is gone.
 const EXPIRED: &str = "expired";
 
-const COLUMNS: &str =
-    "seq, id, state, owner, priority, request, result, attempts, created_ms, started_ms, finished_ms, expires_ms";
+const COLUMNS: &str = "seq, id, state, owner, priority, request, result, attempts, restores, created_ms, started_ms, finished_ms, expires_ms, webhook";
 
 pub(super) struct Db {
     db: Connection,
     pictures: Pictures,
     options: StoreOptions,
     picture_bytes: u64,
+    finished: u32,
 }
 
 impl Db {
@@ -32,7 +32,8 @@ impl Db {
         let pictures = Pictures::open(folder)?;
         let (db, damaged) = schema::open(folder, options.max_database_bytes)?;
         db.execute("UPDATE jobs SET state = 'interrupted' WHERE state = 'running'", [])?;
-        let mut this = Self { db, pictures, options, picture_bytes: 0 };
+        db.execute("UPDATE jobs SET restores = restores + 1 WHERE state IN ('queued', 'interrupted')", [])?;
+        let mut this = Self { db, pictures, options, picture_bytes: 0, finished: 0 };
         let known: HashSet<String> = this
             .db
             .prepare("SELECT file FROM images")?
@@ -41,9 +42,15 @@ impl Db {
         let files_removed = this.pictures.sweep(&known)?;
         this.picture_bytes =
             this.db.query_row("SELECT coalesce(sum(bytes), 0) FROM images", [], |r| r.get::<_, i64>(0))? as u64;
+        this.finished = this.db.query_row(
+            "SELECT count(*) FROM jobs WHERE state IN ('complete', 'error', 'cancelled')",
+            [],
+            |r| r.get(0),
+        )?;
         let queued = this.jobs("WHERE state = 'queued' ORDER BY priority DESC, seq", &[])?;
         let interrupted = this.jobs("WHERE state = 'interrupted' ORDER BY seq", &[])?;
-        Ok((this, Recovery { queued, interrupted, files_removed, damaged }))
+        let untold = this.jobs("WHERE notify = 1 AND state <> 'expired' ORDER BY seq", &[])?;
+        Ok((this, Recovery { queued, interrupted, untold, files_removed, damaged }))
     }
 
     fn now(&self) -> i64 {
@@ -53,15 +60,15 @@ impl Db {
     /// `Err(job)` inside `Ok` is the job that had the idempotency key already.
     pub(super) fn insert(&mut self, job: &NewJob) -> Result<std::result::Result<JobRecord, JobRecord>> {
         check_id(&job.id)?;
-        if let Some(key) = &job.idempotency_key {
-            let sql = "WHERE owner = ?1 AND idempotency = ?2";
-            if let Some(known) = self.jobs(sql, &[&job.owner, key])?.pop() {
-                return Ok(Err(known));
-            }
+        if let Some(key) = &job.idempotency_key
+            && let Some(known) = self.by_key(&job.owner, key)?
+        {
+            return Ok(Err(known));
         }
-        let sql = "INSERT INTO jobs (id, state, owner, priority, idempotency, request, created_ms)
-                   VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO NOTHING";
-        let values = params![job.id, job.owner, job.priority, job.idempotency_key, job.request, self.now()];
+        let sql = "INSERT INTO jobs (id, state, owner, priority, idempotency, request, webhook, created_ms)
+                   VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING";
+        let (key, webhook) = (&job.idempotency_key, &job.webhook);
+        let values = params![job.id, job.owner, job.priority, key, job.request, webhook, self.now()];
         match self.db.prepare_cached(sql)?.execute(values)? {
             0 => Err(StoreError::BadId),
             _ => self.live(&job.id).map(Ok),
@@ -75,10 +82,38 @@ impl Db {
         self.changed(id, changed)
     }
 
-    pub(super) fn requeue(&mut self, id: &str) -> Result<()> {
-        let sql = "UPDATE jobs SET state = 'queued' WHERE id = ?1 AND state IN ('running', 'interrupted')";
-        let changed = self.db.prepare_cached(sql)?.execute([id])?;
+    /// `forgive`: the start does not count, since the job was not to blame for its end.
+    pub(super) fn requeue(&mut self, id: &str, forgive: bool) -> Result<()> {
+        let sql = "UPDATE jobs SET state = 'queued', attempts = max(0, attempts - ?2)
+                   WHERE id = ?1 AND state IN ('running', 'interrupted')";
+        let changed = self.db.prepare_cached(sql)?.execute(params![id, forgive])?;
         self.changed(id, changed)
+    }
+
+    /// The job that this owner's idempotency key made.
+    pub(super) fn by_key(&self, owner: &str, key: &str) -> Result<Option<JobRecord>> {
+        Ok(self.jobs("WHERE owner = ?1 AND idempotency = ?2", &[owner, key])?.pop())
+    }
+
+    /// The webhook of a job has been told, or given up.
+    pub(super) fn notified(&mut self, id: &str) -> Result<()> {
+        self.db.prepare_cached("UPDATE jobs SET notify = 0 WHERE id = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    /// Expires a job that has ended before its time.
+    pub(super) fn forget(&mut self, id: &str) -> Result<()> {
+        let job = self.live(id)?;
+        if !job.state.is_terminal() {
+            return Err(StoreError::Conflict { state: job.state.word() });
+        }
+        self.expire_jobs(&[job.seq])
+    }
+
+    /// Removes a job without a trace, because it was never taken.
+    pub(super) fn withdraw(&mut self, id: &str) -> Result<()> {
+        self.db.prepare_cached("DELETE FROM jobs WHERE id = ?1 AND state = 'queued'")?.execute([id])?;
+        Ok(())
     }
 
     /// Ends a job. Its pictures are on the disk before the job is said to be complete.
@@ -106,7 +141,12 @@ impl Db {
             return done;
         }
         self.picture_bytes += images.iter().map(|i| i.bytes.len() as u64).sum::<u64>();
-        self.shrink(job.seq)
+        self.finished += 1;
+        if let Err(e) = self.shrink(job.seq) {
+            // The job itself is safe; what is too much goes at the next end.
+            tracing::warn!(error = %e, "jobs beyond the bounds cannot be removed now");
+        }
+        Ok(())
     }
 
     fn record_end(
@@ -122,7 +162,9 @@ impl Db {
         let change = self.db.transaction()?;
         change
             .prepare_cached(
-                "UPDATE jobs SET state = ?2, result = ?3, finished_ms = ?4, expires_ms = ?5 WHERE seq = ?1",
+                // The request may hold megabytes of pictures that nobody needs any more.
+                "UPDATE jobs SET state = ?2, result = ?3, request = '', notify = webhook IS NOT NULL,
+                 finished_ms = ?4, expires_ms = ?5 WHERE seq = ?1",
             )?
             .execute(params![job.seq, state.word(), result, now, expires])?;
         for (index, (image, file)) in images.iter().zip(files).enumerate() {
@@ -135,17 +177,22 @@ impl Db {
         Ok(change.commit()?)
     }
 
-    /// Expires the jobs that ended first until the pictures fit their bound. The newest stays, whatever its size.
+    /// Expires the jobs that ended first until pictures and jobs fit their bounds. The newest stays, whatever its size.
     fn shrink(&mut self, newest: i64) -> Result<()> {
-        while self.picture_bytes > self.options.max_picture_bytes {
-            let sql = "SELECT seq FROM jobs WHERE seq <> ?1 AND EXISTS (SELECT 1 FROM images WHERE job = seq)
-                       ORDER BY finished_ms, seq LIMIT 1";
-            let Some(seq) = self.db.prepare_cached(sql)?.query_row([newest], |r| r.get::<_, i64>(0)).optional()? else {
+        loop {
+            let many = self.finished > self.options.max_finished;
+            if !many && self.picture_bytes <= self.options.max_picture_bytes {
+                return Ok(());
+            }
+            let sql = "SELECT seq FROM jobs WHERE seq <> ?1 AND state IN ('complete', 'error', 'cancelled')
+                       AND (?2 OR EXISTS (SELECT 1 FROM images WHERE job = seq)) ORDER BY finished_ms, seq LIMIT 1";
+            let oldest =
+                self.db.prepare_cached(sql)?.query_row(params![newest, many], |r| r.get::<_, i64>(0)).optional()?;
+            let Some(seq) = oldest else {
                 return Ok(());
             };
             self.expire_jobs(&[seq])?;
         }
-        Ok(())
     }
 
     /// Expires what is due, a bounded number at once, and returns how many.
@@ -159,6 +206,9 @@ impl Db {
         self.expire_jobs(&due)?;
         // A tombstone's `expires_ms` is when it is forgotten.
         self.db.prepare_cached("DELETE FROM jobs WHERE state = 'expired' AND expires_ms <= ?1")?.execute([now])?;
+        let sql = "DELETE FROM jobs WHERE state = 'expired' AND seq <=
+                   (SELECT seq FROM jobs WHERE state = 'expired' ORDER BY seq DESC LIMIT 1 OFFSET ?1)";
+        self.db.prepare_cached(sql)?.execute([self.options.max_expired])?;
         if !due.is_empty() {
             // The write-ahead log still holds the prompts that have just expired.
             self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
@@ -178,10 +228,12 @@ impl Db {
             for image in images.query_map([seq], |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?)))? {
                 gone.push(image?);
             }
-            let sql = "UPDATE jobs SET state = ?2, request = '', result = NULL, idempotency = NULL, expires_ms = ?3 WHERE seq = ?1";
+            let sql = "UPDATE jobs SET state = ?2, request = '', result = NULL, idempotency = NULL, webhook = NULL, notify = 0,
+                       expires_ms = ?3 WHERE seq = ?1";
             change.prepare_cached(sql)?.execute(params![seq, EXPIRED, forget])?;
         }
         change.commit()?;
+        self.finished = self.finished.saturating_sub(u32::try_from(jobs.len()).unwrap_or(u32::MAX));
         // After the commit: a crash in between leaves files that the next start sweeps, never a job without its picture.
         for (file, bytes) in gone {
             self.pictures.remove(&file);
@@ -191,12 +243,14 @@ impl Db {
     }
 
     pub(super) fn get(&self, id: &str) -> Result<Lookup> {
-        let state: Option<String> =
-            self.db.prepare_cached("SELECT state FROM jobs WHERE id = ?1")?.query_row([id], |r| r.get(0)).optional()?;
-        match state.as_deref() {
+        let sql = "SELECT state = 'expired' OR coalesce(expires_ms <= ?2, 0) FROM jobs WHERE id = ?1";
+        let over: Option<bool> =
+            self.db.prepare_cached(sql)?.query_row(params![id, self.now()], |r| r.get(0)).optional()?;
+        match over {
             None => Ok(Lookup::Unknown),
-            Some(EXPIRED) => Ok(Lookup::Expired),
-            Some(_) => Ok(Lookup::Found(Box::new(self.live(id)?))),
+            // Its time is over even if nobody has swept yet.
+            Some(true) => Ok(Lookup::Expired),
+            Some(false) => Ok(Lookup::Found(Box::new(self.live(id)?))),
         }
     }
 
@@ -217,11 +271,11 @@ impl Db {
         let limit = filter.limit.clamp(1, 1000) as usize;
         let sql = format!(
             "SELECT {COLUMNS} FROM jobs WHERE state <> 'expired' AND (:state IS NULL OR state = :state)
-             AND (:owner IS NULL OR owner = :owner) AND (:before IS NULL OR seq < :before) ORDER BY seq DESC LIMIT :limit"
+             AND (:owner IS NULL OR owner = :owner) AND coalesce(expires_ms > :now, 1) AND (:before IS NULL OR seq < :before) ORDER BY seq DESC LIMIT :limit"
         );
         let state = filter.state.map(JobState::word);
         let values = named_params! {
-            ":state": state, ":owner": filter.owner, ":before": filter.before, ":limit": limit as i64 + 1,
+            ":state": state, ":owner": filter.owner, ":before": filter.before, ":limit": limit as i64 + 1, ":now": self.now(),
         };
         let mut query = self.db.prepare_cached(&sql)?;
         let mut jobs: Vec<JobRecord> = query.query_map(values, record)?.collect::<rusqlite::Result<_>>()?;
@@ -263,10 +317,13 @@ impl Db {
         if rows == 1 { Ok(()) } else { Err(StoreError::Conflict { state: self.live(id)?.state.word() }) }
     }
 
-    /// Whether the store can be written at all: readiness probes ask.
+    /// Whether the store can be written: a small picture and the database.
     pub(super) fn check(&mut self) -> Result<()> {
+        self.pictures.probe()?;
         let probe: Transaction<'_> = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        Ok(probe.rollback()?)
+        let version: i64 = probe.pragma_query_value(None, "user_version", |r| r.get(0))?;
+        probe.pragma_update(None, "user_version", version)?;
+        Ok(probe.commit()?)
     }
 }
 
@@ -288,10 +345,12 @@ fn record(r: &Row<'_>) -> rusqlite::Result<JobRecord> {
         request: r.get(5)?,
         result: r.get(6)?,
         attempts: r.get(7)?,
-        created_ms: r.get(8)?,
-        started_ms: r.get(9)?,
-        finished_ms: r.get(10)?,
-        expires_ms: r.get(11)?,
+        restores: r.get(8)?,
+        created_ms: r.get(9)?,
+        started_ms: r.get(10)?,
+        finished_ms: r.get(11)?,
+        expires_ms: r.get(12)?,
+        webhook: r.get(13)?,
         images: Vec::new(),
     })
 }

@@ -15,6 +15,9 @@ pub enum StoreError {
         "the state directory cannot be written; check its owner, its rights and whether its disk is mounted read-only"
     )]
     ReadOnly,
+    /// The disk reports an error.
+    #[error("the state directory's disk reports an error; look at the system's log, then at the disk")]
+    Disk,
     /// Another worker uses the same folder.
     #[error("the state directory is in use by another worker; give each worker its own --state-dir")]
     InUse,
@@ -58,6 +61,7 @@ impl StoreError {
         match self {
             Self::Full => "store_full",
             Self::ReadOnly => "store_read_only",
+            Self::Disk => "store_disk_error",
             Self::InUse => "store_in_use",
             Self::Newer { .. } => "store_newer",
             Self::Damaged => "store_damaged",
@@ -77,6 +81,7 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => Self::ReadOnly,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged,
+            Some(ErrorCode::SystemIoFailure) => Self::Disk,
             // The code alone: the message of some errors holds the file's path.
             Some(code) => Self::Other(format!("{code:?}")),
             None if matches!(e, rusqlite::Error::QueryReturnedNoRows) => Self::Unknown,
@@ -88,10 +93,11 @@ impl From<rusqlite::Error> for StoreError {
 impl From<io::Error> for StoreError {
     fn from(e: io::Error) -> Self {
         match e.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory => {
-                Self::ReadOnly
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::Full,
+            io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists => Self::ReadOnly,
             kind => Self::Other(kind.to_string()),
         }
     }

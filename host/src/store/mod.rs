@@ -33,6 +33,10 @@ pub struct StoreOptions {
     pub remember_expired: Duration,
     /// The most bytes of pictures. Beyond it the jobs that ended first expire early.
     pub max_picture_bytes: u64,
+    /// The most jobs that have ended. Beyond it those that ended first expire early.
+    pub max_finished: u32,
+    /// The most expired jobs that are remembered.
+    pub max_expired: u32,
     /// The most bytes of the database file.
     pub max_database_bytes: u64,
     /// Calls that may wait for the store's thread; more wait for a place.
@@ -47,6 +51,8 @@ impl std::fmt::Debug for StoreOptions {
             .field("time_to_live", &self.time_to_live)
             .field("remember_expired", &self.remember_expired)
             .field("max_picture_bytes", &self.max_picture_bytes)
+            .field("max_finished", &self.max_finished)
+            .field("max_expired", &self.max_expired)
             .field("max_database_bytes", &self.max_database_bytes)
             .field("queue", &self.queue)
             .finish_non_exhaustive()
@@ -63,6 +69,8 @@ impl Default for StoreOptions {
             time_to_live: Duration::from_secs(24 * 3600),
             remember_expired: Duration::from_secs(7 * 24 * 3600),
             max_picture_bytes: 4 << 30,
+            max_finished: 1000,
+            max_expired: 100_000,
             max_database_bytes: 1 << 30,
             queue: 256,
             clock: Arc::new(clock),
@@ -77,6 +85,8 @@ pub struct Recovery {
     pub queued: Vec<JobRecord>,
     /// Jobs that were running when the last program ended. Run them again with [`Store::requeue`], or end them with [`Store::finish`].
     pub interrupted: Vec<JobRecord>,
+    /// Jobs that have ended and whose webhook has not been told yet.
+    pub untold: Vec<JobRecord>,
     /// Half-written and unknown files removed.
     pub files_removed: usize,
     /// The database was damaged and has been set aside; the store starts empty.

@@ -37,6 +37,12 @@ impl Pictures {
         written
     }
 
+    /// Writes a file of the size of a small picture and removes it.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        self.write("probe", &[0; 64 * 1024])?;
+        fs::remove_file(self.folder.join("probe"))
+    }
+
     /// Makes the names of files written so far survive a power loss.
     pub(super) fn sync(&self) -> io::Result<()> {
         #[cfg(unix)]

@@ -65,6 +65,8 @@ pub struct NewJob {
     pub priority: i32,
     /// The same key of the same owner gives the same job back.
     pub idempotency_key: Option<String>,
+    /// Where its end is to be told.
+    pub webhook: Option<String>,
 }
 
 /// A picture to be kept.
@@ -103,12 +105,16 @@ pub struct JobRecord {
     pub owner: String,
     /// Higher runs first.
     pub priority: i32,
-    /// The request as JSON.
+    /// The request as JSON; empty after the end.
     pub request: String,
     /// What came of it, as JSON; `None` before the end.
     pub result: Option<String>,
     /// How often it was started.
     pub attempts: u32,
+    /// How many programs found it unfinished when they began.
+    pub restores: u32,
+    /// Where its end is to be told.
+    pub webhook: Option<String>,
     /// When it was accepted.
     pub created_ms: i64,
     /// When it was started last.

@@ -22,6 +22,9 @@ const MIGRATIONS: [&str; 1] = ["
         request     TEXT NOT NULL,
         result      TEXT,
         attempts    INTEGER NOT NULL DEFAULT 0,
+        restores    INTEGER NOT NULL DEFAULT 0,
+        webhook     TEXT,
+        notify      INTEGER NOT NULL DEFAULT 0,
         created_ms  INTEGER NOT NULL,
         started_ms  INTEGER,
         finished_ms INTEGER,
@@ -29,6 +32,7 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT;
     CREATE UNIQUE INDEX jobs_idempotency ON jobs (owner, idempotency) WHERE idempotency IS NOT NULL;
     CREATE INDEX jobs_state ON jobs (state, seq);
+    CREATE INDEX jobs_notify ON jobs (seq) WHERE notify = 1;
     CREATE INDEX jobs_expiry ON jobs (expires_ms) WHERE expires_ms IS NOT NULL;
     CREATE TABLE images (
         job        INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,

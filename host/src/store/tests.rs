@@ -57,6 +57,7 @@ fn job(id: &str) -> NewJob {
         owner: "hive".into(),
         priority: 0,
         idempotency_key: None,
+        webhook: None,
     }
 }
 
@@ -101,13 +102,13 @@ fn states_change_only_forward() {
     let (mut db, _) = bench.open();
     let conflict = |state| Err(StoreError::Conflict { state });
     db.insert(&job("a")).unwrap().unwrap();
-    assert_eq!(db.requeue("a"), conflict("queued"));
+    assert_eq!(db.requeue("a", false), conflict("queued"));
     assert_eq!(db.finish("a", JobState::Running, "", &[]), conflict("queued"));
     db.start("a").unwrap();
     assert_eq!(db.start("a"), conflict("running"));
     db.finish("a", JobState::Cancelled, "{}", &[]).unwrap();
     assert_eq!(db.finish("a", JobState::Complete, "{}", &[png(b"late")]), conflict("cancelled"));
-    assert_eq!((db.start("a"), db.requeue("a")), (conflict("cancelled"), conflict("cancelled")));
+    assert_eq!((db.start("a"), db.requeue("a", false)), (conflict("cancelled"), conflict("cancelled")));
     assert_eq!(
         (db.start("x"), db.finish("x", JobState::Error, "", &[])),
         (Err(StoreError::Unknown), Err(StoreError::Unknown))
@@ -145,7 +146,7 @@ fn a_killed_program_comes_back_to_everything_it_had() {
     assert_eq!((recovery.files_removed, recovery.interrupted[0].attempts), (2, 1));
     assert_eq!(&*db2.image("done", 0).unwrap().unwrap().1, b"picture");
     assert_eq!(db2.image("running", 0).unwrap(), None);
-    db2.requeue("running").unwrap();
+    db2.requeue("running", false).unwrap();
     db2.start("running").unwrap();
     db2.finish("running", JobState::Complete, "{}", &[png(b"second try")]).unwrap();
     let job = db2.get("running").unwrap().found().unwrap();
@@ -328,8 +329,12 @@ async fn many_tasks_share_the_thread() {
             tokio::spawn(async move {
                 let id = format!("t-{n}");
                 store.insert(job(&id)).await.unwrap().unwrap();
-                store.start(&id).await.unwrap();
-                store.finish(&id, JobState::Complete, "{}".into(), vec![png(b"p")]).await.unwrap();
+                let (lane, job) = (store.clone(), id.clone());
+                let ends = move || {
+                    lane.start(&job).unwrap();
+                    lane.finish(&job, JobState::Complete, "{}".into(), vec![png(b"p")]).unwrap();
+                };
+                tokio::task::spawn_blocking(ends).await.unwrap();
                 store.image(&id, 0).await.unwrap().unwrap().1
             })
         })
@@ -342,7 +347,96 @@ async fn many_tasks_share_the_thread() {
     assert_eq!(page.jobs.len(), 50);
     bench.pass(1000);
     assert_eq!(store.expire().await.unwrap(), 50);
-    drop(store);
-    tokio::task::spawn_blocking(|| handle.join()).await.unwrap();
-    assert!(bench.open().1.queued.is_empty());
+    store.insert(job("last")).await.unwrap().unwrap();
+    store.finish_soon("last", JobState::Cancelled, "{}".into(), Arc::default());
+    let closed = tokio::task::spawn_blocking(|| handle.close(Duration::from_secs(20))).await.unwrap();
+    assert!(closed, "the thread ends though a handle to it is still there");
+    assert_eq!(store.check().await, Err(StoreError::Closed));
+    let (db, recovery) = bench.open();
+    assert!(recovery.queued.is_empty(), "what was sent before the end was done");
+    assert_eq!(state(&db, "last"), Some(JobState::Cancelled));
+}
+
+#[test]
+fn jobs_that_ended_are_counted_and_the_oldest_go_first() {
+    let mut bench = Bench::new();
+    (bench.options.max_finished, bench.options.max_expired) = (2, 3);
+    let (mut db, _) = bench.open();
+    for n in 0..6 {
+        let id = format!("job-{n}");
+        db.insert(&job(&id)).unwrap().unwrap();
+        db.finish(&id, JobState::Cancelled, "{}", &[]).unwrap();
+        bench.pass(1);
+    }
+    let found = |db: &Db| -> Vec<Lookup> { (0..6).map(|n| db.get(&format!("job-{n}")).unwrap()).collect() };
+    assert!(found(&db)[..4].iter().all(|l| *l == Lookup::Expired) && state(&db, "job-4").is_some());
+    db.expire().unwrap();
+    assert_eq!(found(&db)[0], Lookup::Unknown, "of the expired ones the newest are remembered");
+    assert!(found(&db)[1..4].iter().all(|l| *l == Lookup::Expired));
+    db.forget("job-5").unwrap();
+    assert_eq!(db.get("job-5").unwrap(), Lookup::Expired);
+    db.insert(&job("waits")).unwrap().unwrap();
+    assert_eq!(db.forget("waits"), Err(StoreError::Conflict { state: "queued" }));
+    db.withdraw("waits").unwrap();
+    assert_eq!(db.get("waits").unwrap(), Lookup::Unknown);
+    db.check().unwrap();
+    assert!(bench.pictures().is_empty(), "a probe leaves nothing");
+}
+
+#[test]
+fn a_webhook_is_due_from_the_end_until_it_is_told() {
+    let bench = Bench::new();
+    let (mut db, _) = bench.open();
+    for id in ["told", "untold", "waits"] {
+        db.insert(&NewJob { webhook: Some("http://h/".into()), ..job(id) }).unwrap().unwrap();
+    }
+    db.insert(&job("without")).unwrap().unwrap();
+    for id in ["told", "untold", "without"] {
+        db.finish(id, JobState::Complete, "{}", &[]).unwrap();
+    }
+    db.notified("told").unwrap();
+    drop(db);
+    let (mut db, recovery) = bench.open();
+    assert_eq!(ids(&recovery.untold), ["untold"]);
+    assert_eq!(recovery.untold[0].webhook.as_deref(), Some("http://h/"));
+    db.forget("untold").unwrap();
+    drop(db);
+    assert!(bench.open().1.untold.is_empty(), "with the job goes its webhook");
+}
+
+#[test]
+fn a_clock_that_jumps_ends_nothing_that_waits() {
+    let bench = Bench::new();
+    let (mut db, _) = bench.open();
+    for id in ["done", "waits"] {
+        db.insert(&job(id)).unwrap().unwrap();
+    }
+    bench.pass(-3600);
+    db.start("done").unwrap();
+    db.finish("done", JobState::Complete, "{}", &[png(b"x")]).unwrap();
+    assert_eq!((db.expire().unwrap(), state(&db, "done")), (0, Some(JobState::Complete)));
+    bench.pass(3600);
+    assert_eq!(db.expire().unwrap(), 1, "its time passed while the clock was wrong");
+    bench.pass(-7200);
+    assert_eq!(db.get("done").unwrap(), Lookup::Expired, "and it does not come back");
+    assert_eq!(state(&db, "waits"), Some(JobState::Queued));
+}
+
+#[test]
+fn restores_and_attempts_are_counted() {
+    let bench = Bench::new();
+    for round in 1..=3 {
+        let (mut db, recovery) = bench.open();
+        if round == 1 {
+            db.insert(&job("a")).unwrap().unwrap();
+            db.start("a").unwrap();
+            db.requeue("a", true).unwrap();
+        } else {
+            assert_eq!((recovery.queued[0].restores, recovery.queued[0].attempts), (round - 1, 0));
+        }
+    }
+    let (mut db, _) = bench.open();
+    db.start("a").unwrap();
+    db.requeue("a", false).unwrap();
+    assert_eq!(db.get("a").unwrap().found().unwrap().attempts, 1);
 }

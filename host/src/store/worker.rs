@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,34 +18,48 @@ use super::{
 /// How often the thread looks for expired jobs.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(30);
 
-struct Call {
-    work: Box<dyn FnOnce(&mut Db) + Send>,
-    // A place in the bounded queue, given back once the work is done.
-    _place: OwnedSemaphorePermit,
+enum Message {
+    Call {
+        work: Work,
+        /// A place in the bounded queue, given back once the work is done. Threads that wait for each call need none.
+        _place: Option<OwnedSemaphorePermit>,
+    },
+    /// Nothing is done after this.
+    Close,
 }
+
+type Work = Box<dyn FnOnce(&mut Db) + Send>;
 
 /// The async face of the store. Cheap to clone; the thread ends when the last clone is gone.
 ///
 /// A call that is dropped before its answer is still carried out.
 #[derive(Clone, Debug)]
 pub struct Store {
-    calls: Sender<Call>,
+    calls: Sender<Message>,
     places: Arc<Semaphore>,
 }
 
-/// Waits for the store's thread, so that its last writes are done before the program ends.
+/// Ends the store's thread, so that its last writes are done before the program ends.
 #[derive(Debug)]
 pub struct StoreHandle {
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    calls: Sender<Message>,
 }
 
 impl StoreHandle {
-    /// Waits until every [`Store`] is dropped and the database is closed. Blocks.
-    pub fn join(mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread is in the log.
-            let _ = thread.join();
+    /// Waits until every call made so far is done and the database is closed, at most `limit`. Later calls fail with
+    /// [`StoreError::Closed`]. Blocks. `false` when the time was too short.
+    pub fn close(self, limit: Duration) -> bool {
+        // The thread has ended already if nobody takes it.
+        let _ = self.calls.send(Message::Close);
+        let until = Instant::now() + limit;
+        while !self.thread.is_finished() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
+        true
     }
 }
 
@@ -58,7 +73,8 @@ impl Store {
         let (mut db, recovery) = Db::open(folder, options)?;
         let (calls, receiver) = channel();
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || run(&mut db, &receiver))?;
-        Ok((Self { calls, places }, StoreHandle { thread: Some(thread) }, recovery))
+        let handle = StoreHandle { thread, calls: calls.clone() };
+        Ok((Self { calls, places }, handle, recovery))
     }
 
     /// Keeps a new job in state queued. `Ok(Err(job))` is the job that the idempotency key had already made.
@@ -69,37 +85,88 @@ impl Store {
         self.call(move |db| db.insert(&job)).await
     }
 
-    /// A queued or interrupted job starts to run.
+    /// A queued or interrupted job starts to run. Blocks.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] in any other state.
-    pub async fn start(&self, id: &str) -> Result<(), StoreError> {
+    pub fn start(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.call(move |db| db.start(&id)).await
+        self.call_blocking(move |db| db.start(&id))
     }
 
-    /// A running or interrupted job is to wait again.
+    /// A running or interrupted job is to wait again; with `forgive` its start does not count. Blocks.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] in any other state.
-    pub async fn requeue(&self, id: &str) -> Result<(), StoreError> {
+    pub fn requeue(&self, id: &str, forgive: bool) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.call(move |db| db.requeue(&id)).await
+        self.call_blocking(move |db| db.requeue(&id, forgive))
     }
 
-    /// Ends a job with a terminal `state`, its result as JSON, and its pictures.
+    /// Ends a job with a terminal `state`, its result as JSON, and its pictures. Blocks.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if it has ended before; on any error nothing of this has happened.
-    pub async fn finish(
-        &self,
-        id: &str,
-        state: JobState,
-        result: String,
-        images: Vec<NewImage>,
-    ) -> Result<(), StoreError> {
+    pub fn finish(&self, id: &str, state: JobState, result: String, images: Vec<NewImage>) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.call(move |db| db.finish(&id, state, &result, &images)).await
+        self.call_blocking(move |db| db.finish(&id, state, &result, &images))
+    }
+
+    /// Ends a job without pictures, some time soon: nobody waits for the answer. Calls made later come later. `done` is
+    /// set once it is written.
+    pub fn finish_soon(&self, id: &str, state: JobState, result: String, done: Arc<AtomicBool>) {
+        let id = id.to_owned();
+        let work = Box::new(move |db: &mut Db| match db.finish(&id, state, &result, &[]) {
+            Ok(()) => done.store(true, Ordering::Release),
+            Err(e) => tracing::warn!(job_id = id, code = e.code(), "the end of a job could not be kept: {e}"),
+        });
+        // The store closes only when the program ends.
+        let _ = self.calls.send(Message::Call { work, _place: None });
+    }
+
+    /// The webhook of a job has been told, or given up. Some time soon: nobody waits for the answer.
+    pub fn notified(&self, id: &str) {
+        let id = id.to_owned();
+        let work = Box::new(move |db: &mut Db| {
+            if let Err(e) = db.notified(&id) {
+                tracing::warn!(job_id = id, code = e.code(), "a webhook may be told again after a restart: {e}");
+            }
+        });
+        // The store closes only when the program ends.
+        let _ = self.calls.send(Message::Call { work, _place: None });
+    }
+
+    /// The job that an owner's idempotency key made.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn by_key(&self, owner: &str, key: &str) -> Result<Option<JobRecord>, StoreError> {
+        let (owner, key) = (owner.to_owned(), key.to_owned());
+        self.call(move |db| db.by_key(&owner, &key)).await
+    }
+
+    /// Expires an ended job before its time.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it has not ended.
+    pub async fn forget(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call(move |db| db.forget(&id)).await
+    }
+
+    /// Removes a waiting job without a trace, because it was never taken.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call(move |db| db.withdraw(&id)).await
+    }
+
+    /// Waits until all calls made so far are done.
+    pub async fn settled(&self) {
+        // A closed store has done all it will do.
+        let _ = self.call(|_| Ok(())).await;
     }
 
     /// Where a job is.
@@ -154,24 +221,38 @@ impl Store {
             // Nobody waits any more if the caller was dropped; the work is done all the same.
             let _ = sender.send(work(db));
         });
-        self.calls.send(Call { work, _place: place }).map_err(|_| StoreError::Closed)?;
+        self.calls.send(Message::Call { work, _place: Some(place) }).map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// For threads outside the async runtime.
+    fn call_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Db) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (sender, answer) = channel();
+        let work = Box::new(move |db: &mut Db| {
+            // The caller waits below, so somebody takes it.
+            let _ = sender.send(work(db));
+        });
+        self.calls.send(Message::Call { work, _place: None }).map_err(|_| StoreError::Closed)?;
+        answer.recv().map_err(|_| StoreError::Closed)?
     }
 }
 
-fn run(db: &mut Db, calls: &Receiver<Call>) {
+fn run(db: &mut Db, calls: &Receiver<Message>) {
     let mut swept = Instant::now();
     loop {
         match calls.recv_timeout(EXPIRY_PERIOD) {
-            Ok(call) => {
+            Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Message::Call { work, _place }) => {
                 // One bad call must not end the store for all others. SQLite rolls back what was open.
-                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (call.work)(db)));
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(db)));
                 if done.is_err() {
                     tracing::error!("a call to the job store panicked");
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
         }
         if swept.elapsed() >= EXPIRY_PERIOD {
             swept = Instant::now();

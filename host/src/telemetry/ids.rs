@@ -99,6 +99,16 @@ impl RequestIds {
         Self { request, correlation, trace: parent.map_or_else(TraceContext::new, TraceContext::child) }
     }
 
+    /// The ids as a job keeps them.
+    #[must_use]
+    pub fn origin(&self) -> crate::jobs::Origin {
+        crate::jobs::Origin {
+            request_id: self.request.to_string(),
+            correlation_id: self.correlation.to_string(),
+            trace_id: format!("{:032x}", self.trace.trace_id),
+        }
+    }
+
     /// Writes the ids into the headers of an answer.
     pub fn apply(&self, headers: &mut HeaderMap) {
         let trace = self.trace.to_string();

@@ -15,7 +15,7 @@ pub(crate) mod sdapi_options;
 pub(crate) mod sdapi_state;
 
 use super::{App, http::ApiError, jobs};
-use crate::jobs::Follower;
+use crate::jobs::{Follower, Origin};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -26,10 +26,10 @@ pub(crate) async fn submit(
     mut fields: Map<String, Value>,
     caller: String,
     key: Option<&str>,
-    request_id: &str,
+    origin: &Origin,
 ) -> Result<Follower, ApiError> {
     fields.entry("on_disconnect").or_insert_with(|| "cancel".into());
-    jobs::submit(app, fields, caller, key, request_id).await.map(|job| Follower::new(job, 0))
+    jobs::submit(app, fields, caller, key, origin).await.map(|job| Follower::new(job, 0))
 }
 
 /// Tells faults in the client's words: `words` are ours and theirs, `ours_is_free` says whether our own name was not sent.

@@ -6,10 +6,10 @@ use crate::{
         App, body,
         fields::{Values, check},
         http::{ApiError, Request, Response, json_ok},
-        jobs,
+        jobs::{self, Named},
     },
     fault::{Fault, FaultCode},
-    jobs::{Follower, Job, Snapshot},
+    jobs::{Follower, Job, Origin, Snapshot},
 };
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
@@ -71,7 +71,7 @@ pub(crate) async fn variations(app: Arc<App>, request: Request) -> Result<Respon
 
 struct Call {
     caller: String,
-    id: String,
+    id: Origin,
     key: Option<String>,
     base: String,
 }
@@ -107,7 +107,11 @@ async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, route: Route)
         given.into_iter().partition(|(name, _)| fields::FIELDS.iter().any(|f| f.name == name));
     let values = check(fields::FIELDS, &theirs)?;
     let shape = shape(&values, route, call.base)?;
-    let known = call.key.as_deref().and_then(|key| app.registry.by_key(&call.caller, key));
+    let known = match jobs::known(&app, &call.caller, call.key.as_deref()).await? {
+        Some(Named::Live(job)) => Some(job),
+        Some(Named::Kept(kept)) => Some(jobs::revive(&app, *kept).await?),
+        None => None,
+    };
     let mut reading = match known {
         // The client sends its request again: it gets the job that the first one made.
         Some(job) => Follower::new(job, 0),

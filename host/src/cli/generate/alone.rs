@@ -7,6 +7,7 @@ use crate::{
     config::Limits,
     fault::Fault,
     jobs::Follower,
+    ledger::OnRestart,
     server::body::BodyBudget,
 };
 use serde_json::{Map, Value};
@@ -27,6 +28,10 @@ pub(super) fn draw(
         metadata: true,
         queue_jobs: 1,
         keep: (DAY, 1),
+        state: None,
+        state_bytes: 0,
+        on_restart: OnRestart::default(),
+        webhooks: None,
         call_limit: Duration::from_secs(3600),
         lanes: None,
         idle_unload: None,
