@@ -126,6 +126,23 @@ pub struct Settings {
 impl App {
     /// Finds plugins and models, opens a device, starts the engine. No model is loaded yet.
     pub fn start(settings: Settings) -> Result<Arc<App>, Fault> {
+        Self::with_devices(settings, |settings| {
+            open_device(settings).map(|(device, lanes, report)| (vec![(device, lanes)], report))
+        })
+    }
+
+    /// A worker on which jobs wait for ever, for trying what reads requests.
+    pub(crate) fn without_devices(settings: Settings) -> Result<Arc<App>, Fault> {
+        let app =
+            Self::with_devices(settings, |_| Ok((Vec::new(), Report { hardware: Vec::new(), plugins: Vec::new() })))?;
+        app.starting.store(false, Ordering::Release);
+        Ok(app)
+    }
+
+    fn with_devices(
+        settings: Settings,
+        open: impl FnOnce(&Settings) -> Result<(Vec<(Device, usize)>, Report), Fault>,
+    ) -> Result<Arc<App>, Fault> {
         let build = if cfg!(debug_assertions) { "debug" } else { "release" };
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), build).map_err(|e| Fault::internal(e.to_string()))?;
         let metrics = Arc::new(metrics);
@@ -143,10 +160,10 @@ impl App {
         let webhooks = settings.webhooks.clone().map(Webhooks::start).transpose();
         let webhooks = webhooks.map_err(|e| Fault::internal(e.to_string()))?;
         let clerk = Arc::new(Clerk { ledger: ledger.clone(), webhooks });
-        let (device, lanes, report) = open_device(&settings)?;
+        let (devices, report) = open(&settings)?;
         let queue = Arc::new(Queue::new(settings.queue_jobs));
         let engine = Engine::start(
-            vec![(device, lanes)],
+            devices,
             queue.clone(),
             models.clone(),
             metrics.clone(),

@@ -7,6 +7,8 @@ pub mod auth;
 mod clerk;
 pub mod cli;
 pub mod config;
+#[doc(hidden)]
+pub mod doors;
 pub mod embeddings;
 pub mod engine;
 pub mod fault;

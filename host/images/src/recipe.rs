@@ -96,12 +96,14 @@ impl Recipe {
     pub fn from_infotext(text: &str) -> Self {
         let info = Infotext::parse(text);
         let mut recipe = Self { prompt: info.prompt, negative_prompt: info.negative_prompt, ..Self::default() };
+        // JSON has no word for what is not finite.
+        let number = |value: &str| value.parse().ok().filter(|v: &f64| v.is_finite());
         for (key, value) in info.fields {
             match key.as_str() {
                 "Steps" => recipe.steps = value.parse().unwrap_or_default(),
                 "Sampler" => recipe.sampler = value,
                 "Schedule type" => recipe.schedule = Some(value),
-                "CFG scale" => recipe.cfg_scale = value.parse().unwrap_or_default(),
+                "CFG scale" => recipe.cfg_scale = number(&value).unwrap_or_default(),
                 "Seed" => recipe.seed = value.parse().unwrap_or_default(),
                 "Size" => {
                     let (width, height) = value.split_once('x').unwrap_or_default();
@@ -112,8 +114,8 @@ impl Recipe {
                 "Model" => recipe.model = value,
                 "VAE" => recipe.vae = Some(value),
                 "Variation seed" => recipe.variation_seed = value.parse().ok(),
-                "Variation seed strength" => recipe.variation_strength = value.parse().ok(),
-                "Denoising strength" => recipe.denoising_strength = value.parse().ok(),
+                "Variation seed strength" => recipe.variation_strength = number(&value),
+                "Denoising strength" => recipe.denoising_strength = number(&value),
                 "Clip skip" => recipe.clip_skip = value.parse().ok(),
                 "RNG" => recipe.rng = Some(value),
                 "Version" => recipe.version = value,

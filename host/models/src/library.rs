@@ -176,16 +176,19 @@ fn place_in(folder: Folder) -> Result<Place> {
 
 /// The models of one directory: name, and whether the name can be asked for.
 pub(crate) fn local_names(dir: &Path) -> Vec<(String, bool)> {
-    let Ok(entries) = dir.read_dir() else { return Vec::new() };
+    let (Ok(entries), Ok(root)) = (dir.read_dir(), dir.canonicalize()) else { return Vec::new() };
     let mut names: Vec<String> = entries
         .take(10_000)
         .filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             let path = dir.join(&name);
+            let inside = path.canonicalize().is_ok_and(|real| real.starts_with(&root));
             let is_model = if path.is_dir() && name == embedding::FOLDER {
                 false
             } else if path.is_dir() {
-                path.join("model_index.json").exists()
+                // What a link out of the directory leads to is not looked into; asking for it says why.
+                !inside
+                    || path.join("model_index.json").exists()
                     || path
                         .read_dir()
                         .ok()?

@@ -29,4 +29,6 @@ pub use error::PluginError;
 pub use isolate::{Limits, child_main};
 pub use report::{DeviceReport, OfferReport, PluginReport, Report, State};
 pub use trust::Trust;
+#[doc(hidden)]
+pub use trust::listed;
 pub use vetted::NOT_FINITE;

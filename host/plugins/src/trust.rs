@@ -99,19 +99,24 @@ fn manifest(path: &Path) -> Result<Option<String>, PluginError> {
             read.map_err(|_| untrusted(path, format!("{MANIFEST} is no text"), "write it with sha256sum".to_owned()))?;
         }
     }
-    let name = crate::load::file_name(path);
-    let line = text.lines().filter_map(|l| l.split_once(char::is_whitespace)).find(|(_, file)| {
-        // The second column is ` name` or `*name`.
-        file.trim_start_matches([' ', '*']).trim_end() == name
-    });
-    match line {
-        Some((hash, _)) => Ok(Some(hash.to_ascii_lowercase())),
+    match listed(&text, &crate::load::file_name(path)) {
+        Some(hash) => Ok(Some(hash)),
         None => Err(untrusted(
             path,
             format!("it is not listed in {MANIFEST}"),
             format!("add it to {MANIFEST} with sha256sum"),
         )),
     }
+}
+
+/// The checksum that a list in the format of `sha256sum` has for a file.
+#[doc(hidden)]
+pub fn listed(list: &str, name: &str) -> Option<String> {
+    list.lines()
+        .filter_map(|line| line.split_once(char::is_whitespace))
+        // The second column is ` name` or `*name`.
+        .find(|(_, file)| file.trim_start_matches([' ', '*']).trim_end() == name)
+        .map(|(hash, _)| hash.to_ascii_lowercase())
 }
 
 fn sha256(path: &Path) -> Result<String, PluginError> {

@@ -134,8 +134,8 @@ pub(crate) fn json_status(status: StatusCode, body: &Value) -> Response {
 }
 
 /// An answer of any media type.
-pub(crate) fn bytes_reply(status: StatusCode, media_type: &str, body: Vec<u8>) -> Response {
-    let mut response = Response::new(body.into());
+pub(crate) fn bytes_reply(status: StatusCode, media_type: &str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
     *response.status_mut() = status;
     set(&mut response, "content-type", media_type);
     set(&mut response, "x-content-type-options", "nosniff");

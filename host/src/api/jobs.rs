@@ -389,14 +389,14 @@ pub(crate) async fn image(app: Arc<App>, request: Request) -> Result<Response, A
             let mut now = job.snapshot();
             let picture =
                 index.map(|i| i as usize).filter(|i| *i < now.pictures.len()).map(|i| now.pictures.swap_remove(i));
-            (now.state, picture.map(|p| (p.media_type.to_owned(), p.bytes.to_vec())))
+            (now.state, picture.map(|p| (p.media_type.to_owned(), p.shared())))
         }
         Named::Kept(kept) => {
             let picture = match (&app.ledger, index) {
                 (Some(ledger), Some(i)) => ledger.picture(&kept.record.id, i).await.map_err(Fault::from)?,
                 _ => None,
             };
-            (kept.state(), picture.map(|(media_type, bytes)| (media_type, bytes.to_vec())))
+            (kept.state(), picture.map(|(media_type, bytes)| (media_type, bytes::Bytes::copy_from_slice(&bytes))))
         }
     };
     let Some((media_type, bytes)) = picture else {

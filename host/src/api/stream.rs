@@ -12,13 +12,15 @@ use super::{
 use crate::jobs::{Event, Follower};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// Silence after which a comment is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Events handed over at once: bounds what one reader holds in memory.
 const BATCH: usize = 16;
+/// From this size on a text is shared between readers instead of copied.
+const SHARED_BYTES: usize = 4096;
 
 /// `GET /v1/jobs/{}/stream`
 pub(crate) async fn follow(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
@@ -34,16 +36,61 @@ pub(crate) async fn follow(app: Arc<App>, request: Request) -> Result<Response, 
         // Its last event is all there is.
         Named::Kept(kept) => jobs::revive(&app, *kept).await?,
     };
-    Ok(reply(Follower::new(job, cursor), |event| match event {
-        Some(event) => format!("id: {}\ndata: {}\n\n", event.id, event.json),
-        None => "data: [DONE]\n\n".to_owned(),
+    Ok(reply(Follower::new(job, cursor), |event, out| match event {
+        Some(event) => {
+            out.text(&format!("id: {}\ndata: ", event.id));
+            out.shared(&event.json);
+            out.text("\n\n");
+        }
+        None => out.text("data: [DONE]\n\n"),
     }))
+}
+
+/// What one reader is sent next. Small texts are put together; a large one (a picture) is one copy for all readers, so that
+/// those who read slowly cost no memory.
+#[derive(Default)]
+pub(crate) struct Pieces {
+    whole: VecDeque<Bytes>,
+    open: String,
+}
+
+impl Pieces {
+    /// Text of this reader's own.
+    pub(crate) fn text(&mut self, text: &str) {
+        self.open.push_str(text);
+    }
+
+    /// Text that all readers share.
+    fn shared(&mut self, text: &Arc<str>) {
+        struct Shared(Arc<str>);
+        impl AsRef<[u8]> for Shared {
+            fn as_ref(&self) -> &[u8] {
+                self.0.as_bytes()
+            }
+        }
+        if text.len() < SHARED_BYTES {
+            return self.text(text);
+        }
+        self.close();
+        self.whole.push_back(Bytes::from_owner(Shared(text.clone())));
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.whole.push_back(Bytes::from(std::mem::take(&mut self.open)));
+        }
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.close();
+        self.whole.pop_front()
+    }
 }
 
 /// A stream in the words of `tell`, which gets each event and at the end `None`; it may have nothing to say.
 pub(crate) fn reply(
     follower: Follower,
-    tell: impl FnMut(Option<&Event>) -> String + Send + Sync + 'static,
+    tell: impl FnMut(Option<&Event>, &mut Pieces) + Send + Sync + 'static,
 ) -> Response {
     let mut response = warp::Reply::into_response(warp::reply::stream(words(follower, tell)));
     set(&mut response, "content-type", "text/event-stream; charset=utf-8");
@@ -55,21 +102,23 @@ pub(crate) fn reply(
 
 fn words(
     follower: Follower,
-    tell: impl FnMut(Option<&Event>) -> String + Send + Sync + 'static,
+    tell: impl FnMut(Option<&Event>, &mut Pieces) + Send + Sync + 'static,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + Sync + 'static {
-    stream::unfold(Some((follower, tell)), |reader| async move {
-        let (mut follower, mut tell) = reader?;
+    stream::unfold((Some((follower, tell)), Pieces::default()), |(mut reader, mut pieces)| async move {
         let quiet = Instant::now() + KEEP_ALIVE;
         loop {
+            if let Some(piece) = pieces.next() {
+                return Some((Ok(piece), (reader, pieces)));
+            }
+            let (follower, tell) = reader.as_mut()?;
             let Ok(events) = timeout_at(quiet, follower.next(BATCH)).await else {
-                return Some((Ok(Bytes::from_static(b": keep-alive\n\n")), Some((follower, tell))));
+                return Some((Ok(Bytes::from_static(b": keep-alive\n\n")), (reader, pieces)));
             };
             if events.is_empty() {
-                return Some((Ok(Bytes::from(tell(None))), None));
-            }
-            let text: String = events.iter().map(|event| tell(Some(event))).collect();
-            if !text.is_empty() {
-                return Some((Ok(Bytes::from(text)), Some((follower, tell))));
+                tell(None, &mut pieces);
+                reader = None;
+            } else {
+                events.iter().for_each(|event| tell(Some(event), &mut pieces));
             }
         }
     })

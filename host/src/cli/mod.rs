@@ -201,6 +201,13 @@ fn parse(mut args: Vec<OsString>, preset: Option<&str>) -> Result<Cli, clap::Err
     Cli::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
+/// Reads a settings file and checks its values, as a start of the worker would.
+pub(crate) fn check_settings(path: &std::path::Path) -> Result<(), String> {
+    let serve = Cli::command().find_subcommand("serve").cloned().unwrap_or_default();
+    let command = apply_file(serve, path)?;
+    command.try_get_matches_from(["serve"]).map(drop).map_err(|e| e.to_string())
+}
+
 /// The settings file, found before everything else is parsed.
 fn config_path(args: &[OsString]) -> Option<PathBuf> {
     let given = args.iter().enumerate().find_map(|(i, arg)| match arg.to_str()? {

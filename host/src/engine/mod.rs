@@ -156,6 +156,9 @@ impl Engine {
 
     /// Why no job runs on any device; `None` when one works.
     pub fn broken(&self) -> Option<String> {
+        if self.places.is_empty() {
+            return None;
+        }
         let reasons: Option<Vec<String>> = self.places.iter().map(|p| p.trouble()).collect();
         reasons.map(|all| all.join("; "))
     }

@@ -97,6 +97,19 @@ pub struct Picture {
     pub infotext: Arc<str>,
 }
 
+impl Picture {
+    /// The file without a copy: a reader that fetches it slowly costs no memory.
+    pub fn shared(&self) -> bytes::Bytes {
+        struct Shared(Arc<Vec<u8>>);
+        impl AsRef<[u8]> for Shared {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        bytes::Bytes::from_owner(Shared(self.bytes.clone()))
+    }
+}
+
 /// How a job ended.
 #[derive(Debug)]
 pub enum Outcome {

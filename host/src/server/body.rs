@@ -14,12 +14,17 @@ use warp::{Filter, Rejection};
 
 use super::connection::RequestBodyError;
 
+/// How long a body may take before its rate counts.
+const GRACE: Duration = Duration::from_secs(10);
+/// Bytes a second that a body must bring on the whole: slower clients hold a connection for nothing.
+const MIN_RATE: u64 = 1024;
+
 /// What a route accepts as a body.
 #[derive(Clone, Debug)]
 pub struct BodyRules {
     /// The most bytes.
     pub max_bytes: usize,
-    /// How long the whole body may take to arrive.
+    /// How long the whole body may take to arrive. One that brings less than 1 KiB/s is given up after 10 s already.
     pub deadline: Duration,
     /// The media types taken, in lower case without parameters. Empty: any, or none named.
     ///
@@ -124,10 +129,10 @@ pub struct ReadBody {
 }
 
 impl ReadBody {
-    /// The bytes, without their share of the budget.
+    /// The bytes without a copy. Their share of the budget stays with the body.
     #[must_use]
-    pub fn into_bytes(self) -> Bytes {
-        self.bytes
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
     }
 }
 
@@ -167,15 +172,16 @@ pub async fn read<D: Buf, E: StdError + 'static>(
     if declared.is_some_and(|n| n > rules.max_bytes as u64) {
         return Err(too_large);
     }
-    let deadline = Instant::now() + rules.deadline;
+    let start = Instant::now();
     let mut share = None;
     // Not reserved from the declared length: a client pays with its own bytes for the memory it takes.
     let mut bytes = BytesMut::new();
     let mut stream = std::pin::pin!(stream);
     loop {
-        let next = tokio::time::timeout_at(deadline, stream.next()).await;
+        let allowed = rules.deadline.min(GRACE + Duration::from_millis(bytes.len() as u64 * 1000 / MIN_RATE));
+        let next = tokio::time::timeout_at(start + allowed, stream.next()).await;
         let mut piece = match next {
-            Err(_) => return Err(BodyError::TooSlow { seconds: rules.deadline.as_secs() }),
+            Err(_) => return Err(BodyError::TooSlow { seconds: allowed.as_secs() }),
             Ok(None) => return Ok(ReadBody { bytes: bytes.freeze(), _share: share }),
             Ok(Some(Err(e))) => return Err(classify(&e)),
             Ok(Some(Ok(piece))) => piece,
@@ -292,13 +298,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_dribbles_is_given_up() {
-        let dribble = stream::unfold((), |()| async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            Some((Ok::<_, io::Error>(Bytes::from_static(b"x")), ()))
-        });
-        let json = headers(&[("content-type", "application/json")]);
-        let start = Instant::now();
-        let error = read(&json, dribble, &rules(1000, 1 << 20)).await.unwrap_err();
-        assert_eq!((error, start.elapsed().as_secs()), (BodyError::TooSlow { seconds: 5 }, 5));
+        let check = async |piece: &'static [u8], deadline: u64, seconds: u64| {
+            let dribble = stream::unfold((), |()| async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Some((Ok::<_, io::Error>(Bytes::from_static(piece)), ()))
+            });
+            let json = headers(&[("content-type", "application/json")]);
+            let rules = BodyRules { deadline: Duration::from_secs(deadline), ..rules(1 << 20, 1 << 22) };
+            let start = Instant::now();
+            let error = read(&json, dribble, &rules).await.unwrap_err();
+            assert_eq!((error, start.elapsed().as_secs()), (BodyError::TooSlow { seconds }, seconds));
+        };
+        check(b"x", 5, 5).await;
+        check(b"x", 60, 10).await;
+        // 512 bytes/s: 10 s + bytes / 1024 is passed after 20 s.
+        check(&[b' '; 512], 60, 19).await;
+        check(&[b' '; 2048], 60, 60).await;
     }
 }

@@ -95,6 +95,7 @@ impl Drop for RequestBody {
         self.flags.body_left.store(left, Relaxed);
         // Whoever answers without reading a small body must not cost the client its connection: hyper closes on an unread rest.
         let small = self.size_hint().upper().is_some_and(|bytes| bytes <= SMALL_REST);
+        self.flags.closes.store(left && !small, Relaxed);
         if let (true, true, Some(mut rest), Ok(runtime)) =
             (left, small, self.inner.take(), tokio::runtime::Handle::try_current())
         {
@@ -141,6 +142,7 @@ where
         let limits = &self.shared.limits;
         let target = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
         let (idle, flags) = (limits.body_idle_timeout, self.flags.clone());
+        flags.unanswered.fetch_add(1, Relaxed);
         let mut request =
             request.map(|inner| RequestBody { inner: Some(inner), idle, sleep: None, ended: false, flags });
         if target > limits.max_uri_bytes {
@@ -148,11 +150,23 @@ where
             let answer = refusal(StatusCode::URI_TOO_LONG, "uri_too_long", &message);
             return Box::pin(async move { Ok(answer) });
         }
+        // What only proxies are asked (`GET example.com HTTP/1.1`): there is no path to route by.
+        if request.uri().path().is_empty() {
+            let answer =
+                refusal(StatusCode::BAD_REQUEST, "malformed_request", "the request target must begin with a slash");
+            return Box::pin(async move { Ok(answer) });
+        }
         request.extensions_mut().insert(PeerAddr(self.peer));
-        let (mut service, stats) = (self.service.clone(), self.shared.stats.clone());
+        let (mut service, stats, flags) = (self.service.clone(), self.shared.stats.clone(), self.flags.clone());
         let answer = async move {
             poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
+            let mut answer = service.call(request).await?;
+            // hyper closes a connection whose request was not read to its end. The client must be told, or it sends its
+            // next request into the closing connection.
+            if flags.closes.load(Relaxed) {
+                answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+            }
+            Ok(answer)
         };
         Box::pin(async move {
             match AssertUnwindSafe(answer).catch_unwind().await {

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,18 +12,23 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::limits::Limits;
+use super::refuse;
 
 /// What the parts of one connection tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Flags {
     /// The request body was not read to its end: the client may still be sending.
     pub(super) body_left: AtomicBool,
+    /// So much of the request body is left unread that the connection closes behind the answer.
+    pub(super) closes: AtomicBool,
     /// The client did not read in time.
     pub(super) stalled: AtomicBool,
     /// The request body did not arrive in time.
     pub(super) body_timeout: AtomicBool,
     /// The kernel gave the peer up.
     pub(super) peer_timeout: AtomicBool,
+    /// Requests that the program has and whose answer has not begun.
+    pub(super) unanswered: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub(super) struct GuardedIo {
     linger: Linger,
     linger_timeout: Duration,
     linger_left: usize,
+    // Our words in place of hyper's own refusal, and how many of their bytes are written.
+    refusal: Option<(Vec<u8>, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +86,41 @@ impl GuardedIo {
             linger: Linger::Open,
             linger_timeout: limits.linger_timeout,
             linger_left: limits.linger_bytes,
+            refusal: None,
+        }
+    }
+
+    /// hyper answers a head that it cannot read by itself, without a body, before the program sees anything. Clients get
+    /// the same JSON there as for every other refusal.
+    fn reword(&mut self, bytes: &[u8]) {
+        if self.refusal.is_none() && bytes.starts_with(b"HTTP/1.") && self.flags.unanswered.load(Relaxed) == 0 {
+            self.refusal = refuse::reworded(bytes).map(|words| (words, 0));
+            // The client may be sending still: it must be able to read why it is refused.
+            self.flags.body_left.fetch_or(self.refusal.is_some(), Relaxed);
+        }
+    }
+
+    /// Writes our words; `len` bytes of hyper's count as written when all of them are.
+    fn write_refusal(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<usize>> {
+        while let Some((words, at)) = &mut self.refusal {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &words[*at..])) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(n) => *at += n,
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+            if *at >= words.len() {
+                self.refusal = None;
+            }
+        }
+        Poll::Ready(Ok(len))
+    }
+
+    /// Counts an answer's beginning.
+    fn began(&self, bytes: &[u8], written: &Poll<io::Result<usize>>) {
+        let head = bytes.starts_with(b"HTTP/1.") && !bytes.starts_with(b"HTTP/1.1 100");
+        if head && matches!(written, Poll::Ready(Ok(_))) {
+            // Never below zero: hyper's own refusals are not counted in.
+            let _ = self.flags.unanswered.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
         }
     }
 
@@ -114,7 +156,13 @@ impl AsyncRead for GuardedIo {
 
 impl AsyncWrite for GuardedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.reword(buf);
+        if self.refusal.is_some() {
+            let written = self.write_refusal(cx, buf.len());
+            return self.watch(cx, written);
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.began(buf, &written);
         self.watch(cx, written)
     }
 
@@ -123,7 +171,13 @@ impl AsyncWrite for GuardedIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut full = bufs.iter().filter(|b| !b.is_empty());
+        let first: &[u8] = full.next().map_or(&[], |b| b);
+        if full.next().is_none() {
+            return self.poll_write(cx, first);
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.began(first, &written);
         self.watch(cx, written)
     }
 

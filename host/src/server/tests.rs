@@ -144,6 +144,16 @@ async fn heads_are_checked() {
     check(get("/hello", &format!("x: {}\r\n", "y".repeat(40 * 1024))), "431").await;
     check(get("/hello", &"x: y\r\n".repeat(101)), "431").await;
     check("nonsense\r\n\r\n".into(), "400").await;
+    check(get("example.com", ""), "400").await;
+    check(get("example.com:80", ""), "400").await;
+    // Those that hyper refuses by itself carry our JSON too, also behind a good request on the same connection.
+    let answer = server.talk(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\nnonsense\r\n\r\n").await;
+    assert!(answer.contains("hello") && answer.ends_with("HTTP/1.1\"}}"), "{answer}");
+    assert!(answer.contains(r#"{"error":{"code":"malformed_request","#), "{answer}");
+    let answer = server.talk(get("/hello", &format!("x: {}\r\n", "y".repeat(40 * 1024))).as_bytes()).await;
+    assert!(answer.contains(r#"{"error":{"code":"headers_too_large","#), "{answer}");
+    let answer = server.talk(b"HEAD /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.ends_with("\r\n\r\n"), "{answer}");
     check(format!("{ECHO_HEAD}content-length: 1\r\ncontent-length: 2\r\n\r\nab"), "400").await;
     check(format!("{ECHO_HEAD}content-length: 1x\r\n\r\nab"), "400").await;
     check(format!("{ECHO_HEAD}transfer-encoding: chunked\r\n\r\nzz\r\n"), "400").await;
@@ -264,7 +274,8 @@ async fn an_unread_body_does_not_cost_the_answer() {
         };
         let mut answer = Vec::new();
         let (_, read) = timeout(PATIENCE, async { tokio::join!(send, reader.read_to_end(&mut answer)) }).await.unwrap();
-        assert!(String::from_utf8_lossy(&answer).ends_with("no"), "{n}: {read:?}");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.ends_with("no") && answer.contains("connection: close"), "{n}: {read:?} {answer}");
     }
 }
 

@@ -2,38 +2,47 @@
 
 use crate::{
     api::http::{ApiError, Request},
+    config::Limits,
     fault::{Fault, FaultCode},
+    server::body::{self, BodyRules},
 };
 use base64::Engine as _;
-use multer::{Constraints, Multipart, SizeLimit};
+use bytes::Bytes;
+use multer::Multipart;
 use serde_json::{Map, Value, json};
+use std::convert::Infallible;
 
 /// Most parts of a form.
 const MAX_PARTS: usize = 64;
 
 /// Reads a form into the JSON that would say the same: files become base64, `name[]` becomes a list.
-pub(crate) async fn read(request: Request, limit: usize) -> Result<Map<String, Value>, ApiError> {
+pub(crate) async fn read(request: Request, limits: &Limits) -> Result<Map<String, Value>, ApiError> {
     let boundary = request.header("content-type").and_then(|t| multer::parse_boundary(t).ok()).ok_or_else(|| {
         Fault::new(
             FaultCode::UnsupportedMediaType,
             "the body must be multipart/form-data with a boundary, or application/json",
         )
     })?;
-    let constraints =
-        Constraints::new().size_limit(SizeLimit::new().whole_stream(limit as u64).per_field(limit as u64));
-    let mut form = Multipart::with_constraints(request.body, boundary, constraints);
+    // Read whole by the same rules as every body (size, time, the memory of all together), then taken apart.
+    let rules = BodyRules { types: &["multipart/form-data"], ..BodyRules::json(limits.body_bytes, &limits.budget) };
+    let body = body::read(&request.headers, request.body, &rules).await?;
+    Ok(parse(boundary, body.bytes()).await?)
+}
+
+/// Takes a whole form apart.
+pub(crate) async fn parse(boundary: String, body: Bytes) -> Result<Map<String, Value>, Fault> {
+    let whole = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
+    let mut form = Multipart::new(whole, boundary);
     let mut fields = Map::new();
     let mut parts = 0;
-    while let Some(field) = form.next_field().await.map_err(|e| fault(&e, limit))? {
+    while let Some(field) = form.next_field().await.map_err(|_| malformed())? {
         parts += 1;
         if parts > MAX_PARTS {
-            return Err(
-                Fault::new(FaultCode::InvalidRequest, format!("a form may have at most {MAX_PARTS} parts")).into()
-            );
+            return Err(Fault::new(FaultCode::InvalidRequest, format!("a form may have at most {MAX_PARTS} parts")));
         }
         let name = field.name().unwrap_or_default().to_owned();
         let is_file = field.file_name().is_some();
-        let bytes = field.bytes().await.map_err(|e| fault(&e, limit))?;
+        let bytes = field.bytes().await.map_err(|_| malformed())?;
         let value = if is_file {
             json!(base64::engine::general_purpose::STANDARD.encode(&bytes))
         } else {
@@ -59,11 +68,6 @@ pub(crate) async fn read(request: Request, limit: usize) -> Result<Map<String, V
     Ok(fields)
 }
 
-fn fault(error: &multer::Error, limit: usize) -> Fault {
-    match error {
-        multer::Error::FieldSizeExceeded { .. } | multer::Error::StreamSizeExceeded { .. } => {
-            Fault::new(FaultCode::BodyTooLarge, format!("the body is larger than the limit of {limit} bytes"))
-        }
-        _ => Fault::new(FaultCode::InvalidRequest, "the form is not well formed"),
-    }
+fn malformed() -> Fault {
+    Fault::new(FaultCode::InvalidRequest, "the form is not well formed")
 }

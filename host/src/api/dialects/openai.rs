@@ -95,7 +95,7 @@ async fn form_or_json(app: &App, request: Request) -> Result<Map<String, Value>,
     if !is_form {
         return body::json_object(request, limits).await;
     }
-    let mut form = multipart::read(request, limits.body_bytes).await?;
+    let mut form = multipart::read(request, limits).await?;
     fields::typed(&mut form);
     Ok(form)
 }

@@ -20,10 +20,10 @@ struct Telling {
 /// The stream as an answer.
 pub(crate) fn reply(follower: Follower, shape: Shape) -> Response {
     let mut telling = Telling { job: follower.job().clone(), shape, partials: 0 };
-    stream::reply(follower, move |event| match event {
-        Some(event) => telling.partial(event),
+    stream::reply(follower, move |event, out| match event {
+        Some(event) => out.text(&telling.partial(event)),
         // The specification shows no such line; clients that know it from chat wait for it, the others skip it.
-        None => telling.end() + "data: [DONE]\n\n",
+        None => out.text(&(telling.end() + "data: [DONE]\n\n")),
     })
 }
 
