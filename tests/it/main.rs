@@ -2,7 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
-mod abuse; // malformed requests, hostile bodies
+mod abuse; // wrong fields, foreign pages
+mod bounds; // how much of anything may come, how slowly, how often
 mod crash; // plugins that die or hang in processes of their own
 mod dialects; // OpenAI and A1111 over HTTP
 mod edit; // masks, sizes, outpainting, variations
@@ -24,8 +25,10 @@ mod restart; // kill, drain, full disk: nothing gets lost
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong
 mod sampling; // noise levels, churn and adaptive steps of a request
+mod secrets; // tokens: asked for, never shown
 mod singlefile; // single-file checkpoints, import, inspect, rm
 mod streams; // readers cut at any byte; a hive in any mood
 mod support; // what several of these share
 mod swaps; // models while the worker runs
 mod webhooks; // telling others of a job's end
+mod weights; // files that rot under a running worker

@@ -3,11 +3,17 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod client;
+pub mod meter;
+mod random;
+pub mod soak;
 #[cfg(unix)]
 mod terminal;
+pub mod trials;
+pub mod wire;
 mod worker;
 
 pub use client::{Answer, Client, EventReader};
+pub use random::Random;
 #[cfg(unix)]
 pub use terminal::{Answers, Terminal};
 pub use worker::{Worker, WorkerOptions, bundled_models, program, root};

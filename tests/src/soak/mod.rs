@@ -1,0 +1,85 @@
+//! The soak: mixed chaos against one worker for a set time, with its memory, files, threads and answers watched.
+//!
+//! [`run`] answers with a [`Verdict`]. Nothing in it may be believed before it has been seen to fail: run against the
+//! plugin `rogue`, which loses 1 MiB a job, it must say so.
+
+mod chaos;
+mod verdict;
+
+pub use verdict::{Line, Verdict};
+
+use crate::{Random, Worker, meter};
+use chaos::{Chaos, ROLES};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use verdict::Sample;
+
+/// Between two looks at the process.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Lets every kind of client loose on a worker for `time`. `models`: the names that may be loaded and drawn with.
+/// `say` is told now and then how it goes.
+pub fn run(worker: &Worker, models: &[String], time: Duration, seed: u64, say: &dyn Fn(&str)) -> Verdict {
+    let idle = meter::usage(worker.pid());
+    let chaos = Arc::new(Chaos::new(worker.client(), worker.url.clone(), models.to_vec()));
+    let threads: Vec<_> = ROLES
+        .iter()
+        .enumerate()
+        .map(|(i, (name, role))| {
+            let (chaos, mut random) = (chaos.clone(), Random::new(seed.wrapping_mul(31) + i as u64 + 1));
+            std::thread::spawn(move || {
+                while !chaos.is_over() {
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| role(&chaos, &mut random))) {
+                        chaos.surprise(name, panic.as_ref());
+                    }
+                }
+            })
+        })
+        .collect();
+    let (start, mut samples, mut told) = (Instant::now(), Vec::new(), Instant::now());
+    while start.elapsed() < time && !chaos.has_too_many_surprises() {
+        std::thread::sleep(LOOK);
+        let usage = meter::usage(worker.pid());
+        samples.push(Sample { at: start.elapsed(), usage, jobs: chaos.jobs() });
+        if told.elapsed() > Duration::from_secs(60) {
+            told = Instant::now();
+            say(&format!(
+                "{:>4} s  {:>7.1} MiB  {:>4} files  {:>3} threads  {:>6} jobs  {} surprises",
+                start.elapsed().as_secs(),
+                usage.rss_kib as f64 / 1024.0,
+                usage.fds,
+                usage.threads,
+                chaos.jobs(),
+                chaos.surprises().len()
+            ));
+        }
+    }
+    chaos.stop();
+    for thread in threads {
+        // A role's panic was caught and kept.
+        let _ = thread.join();
+    }
+    let settled = settle(worker, idle.fds);
+    Verdict::of(idle, settled, &samples, &chaos, &worker.log_text())
+}
+
+/// Waits until the jobs are done and the connections closed, at most a minute.
+fn settle(worker: &Worker, fds: usize) -> meter::Usage {
+    let until = Instant::now() + Duration::from_secs(60);
+    let client = worker.client();
+    loop {
+        std::thread::sleep(Duration::from_millis(500));
+        let gone = meter::usage(worker.pid()) == meter::Usage::default();
+        if gone || Instant::now() > until {
+            return meter::usage(worker.pid());
+        }
+        let waiting = catch_unwind(AssertUnwindSafe(|| client.get("/v1/queue").json()["waiting"].as_u64()));
+        // Our own connection to ask with is one.
+        if matches!(waiting, Ok(Some(0))) && meter::usage(worker.pid()).fds <= fds + 2 {
+            return meter::usage(worker.pid());
+        }
+    }
+}
