@@ -4,8 +4,9 @@
 use crate::{
     api,
     app::{App, Settings},
-    config::{BackendArgs, Isolate, Limits, ModelArgs},
+    config::{BackendArgs, Isolate, Limits, ModelArgs, PullPolicy},
     fault::Fault,
+    ledger::OnRestart,
     server::body::BodyBudget,
 };
 use bytes::Bytes;
@@ -43,10 +44,11 @@ impl Desk {
             device: None,
             backend_option: Vec::new(),
             isolate: Isolate::Never,
+            plugin_memory_mib: None,
         };
         let settings = Settings {
             backends,
-            models: ModelArgs { models_dir: models.to_vec(), model: None },
+            models: ModelArgs { models_dir: models.to_vec(), model: None, pull: PullPolicy::Never },
             worker_id: "desk".to_owned(),
             limits: Limits {
                 body_bytes: BODY_BYTES,

@@ -1,8 +1,9 @@
-//! Project commands: `cargo xtask serve | test | clients | soak | bench | badges | golden`.
+//! Project commands: `cargo xtask serve | test | clients | soak | fuzz | bench | badges | golden`.
 
 mod badges;
 mod bench;
 mod clients;
+mod fuzz;
 mod serve;
 mod shell;
 mod soak;
@@ -17,23 +18,28 @@ Project commands
                                 (options go to sd-worker: --port 9000, --model NAME, …)
   cargo xtask test              format, lints, documentation, every test
   cargo xtask clients [NAME]    try the worker with stock clients (installs them from PyPI and npm below the target folder)
-  cargo xtask soak              the slow tests: a thousand swaps of models
+  cargo xtask soak [OPTIONS]    the slow tests, then mixed chaos for --minutes N (10) with every meter running
   cargo xtask bench             measure; beside diffusers where Python has it
   cargo xtask badges            run the conformance kit on our backends, write docs/BACKENDS.md
+  cargo xtask fuzz [TARGET …]   invent inputs for what reads from outside, --seconds N (60) each (needs a C++ compiler)
   cargo xtask golden [OPTIONS]  make the golden files anew (needs Python with tests/golden/requirements.txt)
 ";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
+    if std::env::var_os(fuzz::WRAPPER).is_some() {
+        return finish(fuzz::wrap(&args.collect::<Vec<_>>()));
+    }
     let command = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
     let outcome = match command.as_str() {
         "serve" => serve::run(&rest),
         "test" => test::run(),
         "clients" => clients::run(&rest),
-        "soak" => soak::run(),
+        "soak" => soak::run(&rest),
         "bench" => bench::run(&rest),
         "badges" => badges::run(),
+        "fuzz" => fuzz::run(&rest),
         "golden" => shell::python("tests/golden/make.py", &rest),
         "" | "help" | "--help" | "-h" => {
             shell::say(HELP);
@@ -41,6 +47,10 @@ fn main() -> ExitCode {
         }
         other => Err(format!("there is no command `{other}`\n\n{HELP}")),
     };
+    finish(outcome)
+}
+
+fn finish(outcome: shell::Outcome) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

@@ -150,7 +150,7 @@ impl Chaos {
             "steps": 1 + random.below(12), "seed": random.below(1000), "guidance_scale": random.below(10),
             "sampler": random.pick(&["euler", "euler_a", "ddim", "dpmpp_2m", "heun", "lms"]),
             "output_format": random.pick(&["png", "jpeg", "webp"]),
-            "n": 1 + random.below(3), "preview_every": random.below(4), "priority": random.below(5) as i64 - 2,
+            "n": 1 + random.below(3), "preview_every": random.below(4),
         });
         if random.below(3) == 0 {
             body["model"] = json!(random.pick(&self.models));
