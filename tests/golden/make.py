@@ -22,6 +22,7 @@ def family_task(family):
 def tasks():
     """Name to function, in the order of a full run."""
     import conformance
+    import edits
     import embeddings
     import families
     import goldens
@@ -37,6 +38,7 @@ def tasks():
 
     table = {name: family_task(family) for name, family in families.FAMILIES.items()}
     table["emoji-sd"] = lambda args: goldens.bundled(args.bundled)
+    table["edits"] = lambda _args: edits.write()
     table["hires"] = lambda args: hires.write(args.bundled)
     table["conformance"] = lambda args: conformance.write(args.bundled)
     table["parts"] = lambda _args: parts.write()

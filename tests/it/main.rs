@@ -7,6 +7,7 @@ mod bounds; // how much of anything may come, how slowly, how often
 mod crash; // plugins that die or hang in processes of their own
 mod dialects; // OpenAI and A1111 over HTTP
 mod edit; // masks, sizes, outpainting, variations
+mod edits; // edited pictures against diffusers
 mod embeddings; // textual inversion
 #[cfg(unix)]
 mod generate; // drawing from the command line, pictures in terminals

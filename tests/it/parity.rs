@@ -32,6 +32,13 @@ impl Golden {
         (shape(&entry), data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
     }
 
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let length = u64::from_le_bytes(self.0[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&self.0[8..8 + length]).unwrap();
+        header.get(name).is_some()
+    }
+
     /// A tensor of bytes.
     pub(crate) fn bytes(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
         let (entry, data) = self.entry(name);
