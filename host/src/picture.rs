@@ -5,6 +5,7 @@ use crate::{
     jobs::ResizeMode,
 };
 use sd_images::{Factors, Filter, ImageError, Limits, Mask, Picture};
+use sd_models::ResolvedModel;
 
 impl From<ImageError> for Fault {
     fn from(error: ImageError) -> Self {
@@ -75,8 +76,13 @@ pub(crate) fn mask(
     Ok(if rules.blur > 0 { mask.blur(rules.blur as f32, rules.blur as f32) } else { mask })
 }
 
-/// A rough picture from latents by the family's linear factors; `None` for latents that are not four channels.
-pub(crate) fn from_latents(latents: &[f32], width: usize, height: usize, xl: bool) -> Option<Picture> {
-    let factors = if xl { Factors::SDXL } else { Factors::SD };
+/// A rough picture from latents by the model's own or its family's linear factors; `None` for latents that are not four
+/// channels.
+pub(crate) fn from_latents(latents: &[f32], width: usize, height: usize, model: &ResolvedModel) -> Option<Picture> {
+    let factors = match model.defaults.preview_factors {
+        Some([a, b, c, d, bias]) => Factors { weights: [a, b, c, d], bias },
+        None if model.family.is_xl() => Factors::SDXL,
+        None => Factors::SD,
+    };
     sd_images::latents_to_rgb(latents, height, width, &factors).ok()
 }

@@ -147,6 +147,9 @@ pub struct FamilyDefaults {
     pub latent_channels: u32,
     /// Prompts that show what the model knows, from its `sd-worker.json`.
     pub examples: Vec<String>,
+    /// The colours of previews, from its `sd-worker.json`: red, green, blue (−1 to 1) for each of four latent channels, and
+    /// what is added. Absent = the family's.
+    pub preview_factors: Option<[[f32; 3]; 5]>,
 }
 
 /// What [`FamilyDefaults::new`] starts from.
@@ -205,6 +208,7 @@ impl FamilyDefaults {
             vae_downscale: narrow(seed.vae_downscale),
             latent_channels: narrow(seed.latent_channels),
             examples: Vec::new(),
+            preview_factors: None,
         }
     }
 
@@ -240,6 +244,7 @@ impl FamilyDefaults {
         }
         self.examples =
             fields.texts("examples", &[])?.into_iter().map(|text| text.chars().take(500).collect()).collect();
+        self.preview_factors = fields.table("preview_factors")?;
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ fn draw(run: &Run<'_>, latents: Latents) -> Option<Vec<u8>> {
             let rgb = pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
             sd_images::Picture { width: (w * factor) as u32, height: (h * factor) as u32, rgb, alpha: None }
         }
-        None => crate::picture::from_latents(&latents.data, w, h, run.model.model.family.is_xl())?,
+        None => crate::picture::from_latents(&latents.data, w, h, &run.model.model)?,
     };
     sd_images::preview_jpeg(&picture, MAX_SIDE, QUALITY).ok()
 }

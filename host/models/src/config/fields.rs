@@ -119,6 +119,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Rows of three numbers, exactly five.
+    pub(crate) fn table(&self, field: &str) -> Result<Option<[[f32; 3]; 5]>> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let table = serde_json::from_value::<[[f32; 3]; 5]>(value.clone()).ok();
+        table
+            .filter(|t| t.as_flattened().iter().all(|v| v.is_finite()))
+            .map(Some)
+            .ok_or_else(|| self.bad(field, "must be five rows of three numbers"))
+    }
+
     /// Refuses a class name other than those known.
     pub(crate) fn class(&self, field: &str, part: &str, found: &str, known: &[&str]) -> Result<()> {
         if known.contains(&found) {
