@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) upscale: u32,
     /// What `inspect` and `memory` claim.
     pub(crate) weight_bytes: u64,
+    /// A `predict` of more items than this runs out of memory; 0 = never.
+    pub(crate) oom_above: u64,
     /// How long one `predict` takes, in milliseconds.
     pub(crate) step_ms: u64,
     /// How long a load takes.
@@ -75,6 +77,7 @@ impl Default for Options {
             mixed_batch: true,
             upscale: 2,
             weight_bytes: 0,
+            oom_above: 0,
             step_ms: 0,
             load_ms: 0,
             decode_ms: 0,
@@ -83,8 +86,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads the config of role `gauss`; `step_ms`, `load_ms`, `decode_ms` and `weight_bytes` may also stand in the
-    /// model's options or in those given to `open`.
+    /// Reads the config of role `gauss`; `step_ms`, `load_ms`, `decode_ms`, `weight_bytes` and `oom_above` may also
+    /// stand in the model's options or in those given to `open`.
     pub(crate) fn read(source: &ModelSource, opened: &[Param]) -> Result<Self, AbiError> {
         let mut options: Options = match find(&source.configs, ROLE) {
             Some(text) => serde_json::from_str(text)
@@ -96,6 +99,7 @@ impl Options {
             ("load_ms", &mut options.load_ms),
             ("decode_ms", &mut options.decode_ms),
             ("weight_bytes", &mut options.weight_bytes),
+            ("oom_above", &mut options.oom_above),
         ] {
             if let Some(text) = find(&source.options, key).or_else(|| find(opened, key)) {
                 *slot =

@@ -71,6 +71,9 @@ impl author::Diffusion for Session {
         let start = Instant::now();
         wait(self.options.step_ms, ctl, |_, _| ())?;
         let [_, c, h, w] = x.dims::<4>()?;
+        if self.options.oom_above > 0 && items.len() as u64 > self.options.oom_above {
+            return Err(AbiError::new(Code::OOM, format!("{} items do not fit into the memory", items.len())));
+        }
         if c != self.options.latent_channels as usize || items.len() > self.options.max_batch as usize {
             return Err(AbiError::invalid(format!(
                 "{} items of {c} channels; this model takes up to {} of {}",

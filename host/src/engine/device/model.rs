@@ -13,12 +13,15 @@ use backend_api::{
     TextRequest, UpscalerBox, UpscalerDesc,
 };
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
+    ops::Range,
     sync::{Arc, atomic::AtomicBool},
 };
 
 /// Encoded texts kept on the device for repeated prompts, for each model.
 const MAX_CACHED_TEXTS: usize = 32;
+/// Latent sizes for which the fitting number of items is remembered.
+const MAX_FITTING: usize = 64;
 
 /// A loaded model, opened for its task.
 pub(super) struct Loaded {
@@ -36,6 +39,8 @@ struct Denoiser {
     texts: VecDeque<CachedText>,
     session: DiffusionBox,
     desc: Arc<DiffusionDesc>,
+    /// The most items that fitted into the memory, by height and width, where it was less than the most of a call.
+    fitting: HashMap<[usize; 2], usize>,
 }
 
 struct CachedText {
@@ -58,6 +63,7 @@ impl Loaded {
                     texts: VecDeque::new(),
                     session: open.session,
                     desc: Arc::new(open.desc),
+                    fitting: HashMap::new(),
                 })
             }
             Task::Upscaling => {
@@ -217,36 +223,66 @@ impl Denoiser {
         }
     }
 
-    /// The items in calls of at most `max_batch`.
+    /// The items in as few calls as the backend's limit and the memory allow. What does not fit is tried in halves; how
+    /// many fitted is remembered, so that later steps begin with it.
     fn predict(&mut self, x: &Latents, items: &[Item], stop: &Arc<AtomicBool>) -> Result<Latents, Fault> {
-        let (ctl, room) = (control(stop, None), self.room());
+        let [_, _, h, w] = x.shape;
+        let mut room = self.fitting.get(&[h, w]).copied().unwrap_or(usize::MAX).min(self.room());
         let mut out = Latents::zeros(x.shape);
-        let per_item = x.per_item();
-        for (chunk, part) in items.chunks(room).enumerate() {
-            let (from, to) = (chunk * room * per_item, (chunk * room + part.len()) * per_item);
-            let [_, c, h, w] = x.shape_u64();
-            let shape = [part.len() as u64, c, h, w];
-            let extras: Vec<Vec<TensorRef<'_>>> = part
-                .iter()
-                .map(|i| i.extras.iter().map(|e| e.view()).collect::<Result<_, _>>())
-                .collect::<Result<_, _>>()?;
-            let views: Vec<PredictItem<'_>> = part
-                .iter()
-                .zip(&extras)
-                .map(|(item, extra)| PredictItem {
-                    cond: item.cond.id,
-                    timestep: item.timestep,
-                    sigma: item.sigma,
-                    extra: extra.as_slice().into(),
-                    params: (&[] as &[Param]).into(),
-                })
-                .collect();
-            let input = TensorRef::f32("x", &shape, &x.data[from..to])?;
-            let output = TensorMut::f32(&shape, &mut out.data[from..to])?;
-            abi(self.session.predict(input, views.as_slice().into(), output, &ctl))?;
+        let mut done = 0;
+        while done < items.len() {
+            let n = room.min(items.len() - done);
+            match self.predict_once(x, items, done..done + n, &mut out, stop) {
+                Ok(()) => done += n,
+                Err(fault) if fault.code == FaultCode::OutOfMemory && n > 1 => {
+                    room = n / 2;
+                    tracing::warn!(items = n, next = room, "not enough memory for the batch; trying smaller ones");
+                    if self.fitting.len() >= MAX_FITTING {
+                        self.fitting.clear();
+                    }
+                    self.fitting.insert([h, w], room);
+                }
+                Err(fault) if fault.code == FaultCode::OutOfMemory => {
+                    let message = format!("{}. A single picture does not fit: ask for a smaller one", fault.message);
+                    return Err(Fault { message, ..fault });
+                }
+                Err(fault) => return Err(fault),
+            }
         }
         out.data = finite(out.data, "the denoiser's output")?;
         Ok(out)
+    }
+
+    /// One call for some of the items.
+    fn predict_once(
+        &mut self,
+        x: &Latents,
+        items: &[Item],
+        which: Range<usize>,
+        out: &mut Latents,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<(), Fault> {
+        let (part, per_item) = (&items[which.clone()], x.per_item());
+        let (from, to) = (which.start * per_item, which.end * per_item);
+        let [_, c, h, w] = x.shape_u64();
+        let shape = [part.len() as u64, c, h, w];
+        let extras: Vec<Vec<TensorRef<'_>>> =
+            part.iter().map(|i| i.extras.iter().map(|e| e.view()).collect()).collect::<Result<_, _>>()?;
+        let views: Vec<PredictItem<'_>> = part
+            .iter()
+            .zip(&extras)
+            .map(|(item, extra)| PredictItem {
+                cond: item.cond.id,
+                timestep: item.timestep,
+                sigma: item.sigma,
+                extra: extra.as_slice().into(),
+                params: (&[] as &[Param]).into(),
+            })
+            .collect();
+        let input = TensorRef::f32("x", &shape, &x.data[from..to])?;
+        let output = TensorMut::f32(&shape, &mut out.data[from..to])?;
+        abi(self.session.predict(input, views.as_slice().into(), output, &control(stop, None)))?;
+        Ok(())
     }
 
     fn decode(&mut self, latents: &Latents, tile: Option<u32>, stop: &Arc<AtomicBool>) -> Result<Vec<f32>, Fault> {
