@@ -230,6 +230,11 @@ impl App {
         self.ledger.is_some() && job.spec.on_disconnect == OnDisconnect::Keep
     }
 
+    /// Takes jobs without a model loaded: the first one that needs it waits for it.
+    pub fn serve_cold(&self) {
+        self.starting.store(false, Ordering::Release);
+    }
+
     /// The model of jobs that name none.
     pub fn default_model(&self) -> String {
         self.default_model.lock().unwrap_or_else(PoisonError::into_inner).clone()

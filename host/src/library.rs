@@ -8,7 +8,7 @@ use crate::{
     fault::{Fault, FaultCode},
 };
 use backend_api::{ModelSource, Param};
-use sd_models::{ModelError, ModelName, ModelRef, ResolveOptions, ResolvedModel};
+use sd_models::{ModelError, ModelName, ModelRef, ResolveOptions, ResolvedModel, UpscalerFile};
 use sd_prompt::{Tokenizer, TokenizerFiles};
 use sd_sampling::SchedulerConfig;
 use serde_json::{Value, json};
@@ -200,6 +200,11 @@ impl Library {
         }
         kept.insert(key.clone(), (Instant::now(), found.clone()));
         found
+    }
+
+    /// The upscalers in the models directories; broken ones with their problem.
+    pub fn upscalers(&self) -> Vec<UpscalerFile> {
+        self.inner.upscalers()
     }
 
     /// The list of `GET /v1/models`: OpenAI's fields, and ours beside them.

@@ -10,6 +10,9 @@ use sd_images::{Embedded, Infotext, Limits, Picture, Recipe};
 use sd_sampling::noise::Rng;
 use serde_json::{Map, Value, json};
 
+/// The program and its version, as pictures carry them.
+const VERSION: &str = concat!("sd-worker ", env!("CARGO_PKG_VERSION"));
+
 /// What a picture of a job was made with.
 pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
     let (sampler, schedule) = names::labels(&spec.sampler, &spec.schedule);
@@ -69,7 +72,7 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
         variation_strength: variation_seed.map(|_| spec.edit.noise.variation_strength),
         rng: Some(if spec.rng == Rng::Philox { "NV" } else { "CPU" }.to_owned()),
         extra,
-        version: concat!("sd-worker ", env!("CARGO_PKG_VERSION")).to_owned(),
+        version: VERSION.to_owned(),
         ..Recipe::default()
     }
 }
@@ -110,6 +113,19 @@ fn second_pass(hires: &Hires, first: &JobSpec) -> Vec<(String, String)> {
         ),
     ];
     pairs.into_iter().filter_map(|(key, value)| value.map(|v| (key.to_owned(), v))).collect()
+}
+
+/// What an enlarged picture was made with: what is known of it, and A1111's pairs of the enlarging.
+pub(crate) fn enlarged(spec: &JobSpec) -> (Recipe, String) {
+    let upscale = spec.edit.upscale.as_ref();
+    let mut text = Infotext::parse(upscale.and_then(|u| u.recipe.as_deref()).unwrap_or_default());
+    let upscaler = upscale.map_or_else(String::new, |u| upscalers::label(&u.upscaler));
+    let size = format!("{}x{}", spec.width, spec.height);
+    let pairs =
+        [("Postprocess upscale to", size), ("Postprocess upscaler", upscaler), ("Postprocess by", VERSION.into())];
+    text.fields.extend(pairs.map(|(key, value)| (key.to_owned(), value)));
+    let text = text.to_string();
+    (Recipe::from_infotext(&text), text)
 }
 
 /// The shortest decimal that means the same `f32`.

@@ -1,7 +1,14 @@
 //! The ways in which pictures are enlarged, and their names.
 
-use crate::fault::Fault;
+use crate::{
+    fault::{Fault, FaultCode},
+    library::Library,
+};
 use sd_images::{Filter, LatentResize};
+use serde_json::{Value, json};
+
+/// The most names that an error lists.
+const MAX_NAMED: usize = 40;
 
 /// A way to enlarge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +17,23 @@ pub enum Upscaler {
     Latent(LatentResize),
     /// The picture is resampled.
     Pixels(Filter),
+    /// A network does it.
+    Model {
+        /// The file's name without its ending.
+        name: String,
+        /// Output pixels per input pixel, in each direction, as the file tells.
+        factor: u32,
+    },
+}
+
+impl Upscaler {
+    /// The name of the network, if one does it.
+    pub fn model(&self) -> Option<&str> {
+        match self {
+            Upscaler::Model { name, .. } => Some(name),
+            Upscaler::Latent(_) | Upscaler::Pixels(_) => None,
+        }
+    }
 }
 
 /// One way under its names.
@@ -52,22 +76,51 @@ impl Named {
     }
 }
 
-/// What a name stands for: ours or A1111's, upper or lower case.
-pub(crate) fn find(name: &str) -> Result<Upscaler, Fault> {
+/// What a name stands for: ours, A1111's, or a file's; upper or lower case.
+pub(crate) fn find(name: &str, library: &Library) -> Result<Upscaler, Fault> {
     let wanted = name.trim();
     // A1111's "None" resamples as well.
     let wanted = if wanted.eq_ignore_ascii_case("none") { "lanczos" } else { wanted };
     let known = |e: &&Named| e.name.eq_ignore_ascii_case(wanted) || e.label.eq_ignore_ascii_case(wanted);
-    BUILT_IN.iter().find(known).map(|e| e.upscaler.clone()).ok_or_else(|| {
-        let names: Vec<&str> = BUILT_IN.iter().map(|e| e.name).collect();
-        Fault::field("upscaler", format!("there is no upscaler of this name; there are {}", names.join(", ")))
-    })
+    if let Some(entry) = BUILT_IN.iter().find(known) {
+        return Ok(entry.upscaler.clone());
+    }
+    let files = library.upscalers();
+    match files.iter().find(|f| f.name.eq_ignore_ascii_case(wanted)).map(|f| (&f.name, &f.upscaler)) {
+        Some((name, Ok(model))) => Ok(Upscaler::Model { name: name.clone(), factor: model.factor }),
+        Some((_, Err(problem))) => {
+            Err(Fault::new(FaultCode::ModelInvalid, format!("the upscaler cannot be used: {problem}"))
+                .about("upscaler"))
+        }
+        None => {
+            let own = files.iter().filter(|f| f.upscaler.is_ok()).map(|f| f.name.as_str());
+            let names: Vec<&str> = BUILT_IN.iter().map(|e| e.name).chain(own).take(MAX_NAMED).collect();
+            Err(Fault::field("upscaler", format!("there is no upscaler of this name; there are {}", names.join(", "))))
+        }
+    }
+}
+
+/// The list of `GET /v1/upscalers`.
+pub(crate) fn list_json(library: &Library) -> Vec<Value> {
+    let built_in = BUILT_IN
+        .iter()
+        .map(|e| json!({ "name": e.name, "label": e.label, "kind": if e.is_latent() { "latent" } else { "pixels" } }));
+    let files = library.upscalers();
+    let models = files.iter().map(|f| match &f.upscaler {
+        Ok(model) => json!({ "name": f.name, "label": f.name, "kind": "model", "scale": model.factor, "bytes": model.file_bytes }),
+        Err(problem) => {
+            json!({ "name": f.name, "label": f.name, "kind": "model", "problem": { "code": problem.code(), "message": problem.to_string() } })
+        }
+    });
+    built_in.chain(models).collect()
 }
 
 /// The name of an upscaler, as pictures carry it: A1111's.
 pub(crate) fn label(upscaler: &Upscaler) -> String {
-    let found = BUILT_IN.iter().find(|e| e.upscaler == *upscaler);
-    found.map_or_else(String::new, |e| e.label.to_owned())
+    match upscaler {
+        Upscaler::Model { name, .. } => name.clone(),
+        own => BUILT_IN.iter().find(|e| e.upscaler == *own).map_or_else(String::new, |e| e.label.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +129,8 @@ mod tests {
 
     #[test]
     fn both_names_are_understood() {
+        let (library, _) = Library::new(sd_models::Library::new(Vec::new(), None), None).unwrap();
+        let find = |name: &str| find(name, &library);
         for entry in BUILT_IN {
             assert_eq!(find(entry.name).unwrap(), entry.upscaler);
             assert_eq!(find(&entry.label.to_uppercase()).unwrap(), entry.upscaler);

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod abuse; // wrong fields, foreign pages
+mod batches; // split as the memory wants it
 mod bounds; // how much of anything may come, how slowly, how often
 mod crash; // plugins that die or hang in processes of their own
 mod dialects; // OpenAI and A1111 over HTTP
@@ -31,5 +32,6 @@ mod singlefile; // single-file checkpoints, import, inspect, rm
 mod streams; // readers cut at any byte; a hive in any mood
 mod support; // what several of these share
 mod swaps; // models while the worker runs
+mod upscale; // enlarging pictures
 mod webhooks; // telling others of a job's end
 mod weights; // files that rot under a running worker

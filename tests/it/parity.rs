@@ -47,7 +47,7 @@ impl Golden {
     }
 
     /// `[1, c, h, w]` in 0–1 as a PNG in base64; one channel becomes grey.
-    fn png(&self, name: &str) -> Value {
+    pub(crate) fn png(&self, name: &str) -> Value {
         let (shape, values) = self.get(name);
         let [c, h, w] = [shape[1], shape[2], shape[3]];
         let byte = |channel: usize, at: usize| (values[channel.min(c - 1) * h * w + at] * 255.0).round() as u8;

@@ -20,6 +20,7 @@ mod recipe;
 mod resample;
 mod resize;
 mod source;
+mod tiles;
 
 pub use compose::{CropRegion, Extend, composite, crop_region, extend, paste_back};
 pub use decode::{Format, Limits, decode, sniff};
@@ -36,3 +37,4 @@ pub use recipe::Recipe;
 pub use resample::{Filter, resample};
 pub use resize::{ResizeMode, resize};
 pub use source::bytes_from_text;
+pub use tiles::{Blend, Tile, tiles};

@@ -32,6 +32,7 @@ mod published;
 mod resolved;
 mod single;
 mod tokenizer;
+mod upscaler;
 mod weights;
 
 pub use catalogue::{Entry, Origin};
@@ -49,3 +50,4 @@ pub use memory::{MemoryEstimate, Precision, Weights};
 pub use name::{HubId, MAX_NAME_BYTES, ModelName, ModelRef};
 pub use resolved::{Format, ResolvedModel, Source, Tokenizer, TokenizerSource};
 pub use tokenizer::TokenizerTexts;
+pub use upscaler::{UpscalerFile, UpscalerModel};

@@ -9,7 +9,7 @@ use crate::{
     hub::cache,
     name::{HubId, ModelName, ModelRef},
     resolved::ResolvedModel,
-    single,
+    single, upscaler,
 };
 use std::path::{Path, PathBuf};
 
@@ -183,7 +183,7 @@ pub(crate) fn local_names(dir: &Path) -> Vec<(String, bool)> {
             let name = entry.ok()?.file_name().into_string().ok()?;
             let path = dir.join(&name);
             let inside = path.canonicalize().is_ok_and(|real| real.starts_with(&root));
-            let is_model = if path.is_dir() && name == embedding::FOLDER {
+            let is_model = if path.is_dir() && [embedding::FOLDER, upscaler::FOLDER].contains(&name.as_str()) {
                 false
             } else if path.is_dir() {
                 // What a link out of the directory leads to is not looked into; asking for it says why.

@@ -134,16 +134,55 @@ fn a_model_says_its_own_wishes() {
     let model = dir.path().join("m");
     copy(&fixture("sd15"), &model);
     let wishes = model.join("sd-worker.json");
-    fs::write(&wishes, r#"{"steps":12,"guidance_scale":3,"sampler":"ddim","width":64,"examples":["a cat"]}"#).unwrap();
+    fs::write(&wishes, r#"{"steps":12,"guidance_scale":3,"sampler":"ddim","width":64,"examples":["a cat"],"preview_factors":[[1,0,0],[0,1,0],[0,0,1],[0,0,0],[0.5,0,-0.5]]}"#).unwrap();
     let found = common::resolve(&model).unwrap().defaults;
     assert_eq!((found.steps, found.guidance, found.sampler.as_str(), found.width), (12, 3.0, "ddim", 64));
     assert_eq!(found.examples, ["a cat"]);
-    for bad in
-        [r#"{"steps":0}"#, r#"{"steps":100000}"#, r#"{"width":3}"#, r#"{"guidance_scale":-1}"#, r#"{"sampler":3}"#]
-    {
+    assert_eq!(found.preview_factors.unwrap()[4], [0.5, 0.0, -0.5]);
+    for bad in [
+        r#"{"steps":0}"#,
+        r#"{"steps":100000}"#,
+        r#"{"width":3}"#,
+        r#"{"guidance_scale":-1}"#,
+        r#"{"sampler":3}"#,
+        r#"{"preview_factors":[[1,2,3]]}"#,
+    ] {
         fs::write(&wishes, bad).unwrap();
         assert_eq!(common::resolve(&model).unwrap_err().code(), "bad_config", "{bad}");
     }
+}
+
+#[test]
+fn upscalers_are_found_by_their_folder_and_told_by_their_header() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("upscalers");
+    fs::create_dir(&folder).unwrap();
+    let committed = fixture("upscalers");
+    for entry in fs::read_dir(&committed).unwrap().flatten() {
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    fs::write(folder.join("old.pth"), "x").unwrap();
+    fs::write(folder.join("note.txt"), "x").unwrap();
+    fs::copy(fixture("parts/taesd/diffusion_pytorch_model.safetensors"), folder.join("other.safetensors")).unwrap();
+    let library = sd_models::Library::new(vec![dir.path().to_path_buf()], None);
+    let found = library.upscalers();
+    let good: Vec<(&str, u32)> =
+        found.iter().filter_map(|f| Some((f.name.as_str(), f.upscaler.as_ref().ok()?.factor))).collect();
+    let expected = [
+        ("averaged-x4", 4),
+        ("body-x1", 1),
+        ("body-x2", 2),
+        ("body-x4", 4),
+        ("sequence-x1", 1),
+        ("sequence-x2", 2),
+        ("sequence-x4", 4),
+        ("trunk-x4", 4),
+    ];
+    assert_eq!(good, expected);
+    let bad: Vec<(&str, &str)> =
+        found.iter().filter_map(|f| Some((f.name.as_str(), f.upscaler.as_ref().err()?.code()))).collect();
+    assert_eq!(bad, [("old", "pickle_refused"), ("other", "unsupported_format")]);
+    assert!(library.list().is_empty(), "a folder of upscalers is no model");
 }
 
 #[test]

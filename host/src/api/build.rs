@@ -5,6 +5,7 @@ use super::{
     fields::{JOB_FIELDS, Values, check},
     hires,
     outpaint::Outpaint,
+    upscale,
 };
 use crate::{
     engine,
@@ -27,6 +28,9 @@ use std::{sync::Arc, time::Duration};
 /// Checks everything that can be wrong before a job takes a place in the queue.
 pub(crate) fn job_spec(app: &App, fields: &Map<String, Value>) -> Result<JobSpec, Vec<Fault>> {
     let values = check(JOB_FIELDS, fields)?;
+    if values.text("operation") == Some(Operation::Upscale.as_str()) {
+        return upscale::job(app, &values);
+    }
     let Some(prompt) = values.text("prompt") else {
         return Err(vec![Fault::field("prompt", "is required: what to paint")]);
     };
@@ -173,21 +177,16 @@ impl Builder<'_> {
             format: format(values),
             metadata: values.bool("metadata").unwrap_or(true) && self.app.config.metadata,
             preview_every: values.u32("preview_every").unwrap_or(0),
-            on_disconnect: if values.text("on_disconnect") == Some("cancel") {
-                OnDisconnect::Cancel
-            } else {
-                OnDisconnect::Keep
-            },
-            timeout: values.u32("timeout_secs").map_or(self.app.config.limits.job_timeout, |s| {
-                Duration::from_secs(u64::from(s)).min(self.app.config.limits.job_timeout)
-            }),
-            priority: values.int("priority").and_then(|p| i8::try_from(p).ok()).unwrap_or(0),
+            on_disconnect: on_disconnect(values),
+            timeout: timeout(self.app, values),
+            priority: priority(values),
             webhook: values.text("webhook").map(str::to_owned),
             edit: EditSpec {
                 noise: noise(values),
                 latent_resize: own_size.is_some(),
                 trim: outpaint.map(|o| o.finished).filter(|size| *size != (width, height)),
                 hires: None,
+                upscale: None,
             },
         };
         job.edit.hires = hires::second_pass(self.app, values, &job, self.model, self.step())?;
@@ -439,7 +438,20 @@ fn emphasis(name: Option<&str>) -> &'static str {
     }
 }
 
-fn format(values: &Values) -> OutputFormat {
+pub(super) fn timeout(app: &App, values: &Values) -> Duration {
+    let limit = app.config.limits.job_timeout;
+    values.u32("timeout_secs").map_or(limit, |s| Duration::from_secs(u64::from(s)).min(limit))
+}
+
+pub(super) fn priority(values: &Values) -> i8 {
+    values.int("priority").and_then(|p| i8::try_from(p).ok()).unwrap_or(0)
+}
+
+pub(super) fn on_disconnect(values: &Values) -> OnDisconnect {
+    if values.text("on_disconnect") == Some("cancel") { OnDisconnect::Cancel } else { OnDisconnect::Keep }
+}
+
+pub(super) fn format(values: &Values) -> OutputFormat {
     match values.text("output_format") {
         Some("jpeg") => OutputFormat::Jpeg(quality(values)),
         Some("webp") => OutputFormat::Webp(quality(values)),

@@ -66,9 +66,9 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
     field(
         "operation",
         &[],
-        Kind::Word(&["image_generation", "image_transform", "image_inpaint"]),
+        Kind::Word(&["image_generation", "image_transform", "image_inpaint", "image_upscale"]),
         "from the pictures sent",
-        "What to do. Without it: `image_inpaint` with a mask, `image_transform` with a picture, else `image_generation`.",
+        "What to do: `image_upscale` enlarges `init_image` and needs no prompt. Without it: `image_inpaint` with a mask, `image_transform` with a picture, else `image_generation`.",
     ),
     field(
         "prompt",
@@ -328,6 +328,20 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
         "none",
         "A second pass: the picture is enlarged and redone in part (A1111's \"hires. fix\").",
     ),
+    field(
+        "upscaler",
+        &[],
+        Kind::Text { max: 256 },
+        "lanczos",
+        "What enlarges the picture of an `image_upscale`; `GET /v1/upscalers` lists the ways.",
+    ),
+    field(
+        "scale",
+        &[],
+        Kind::Float { min: 0.1, max: 16.0 },
+        "the network's own, or 2",
+        "How many times as wide and high an `image_upscale` makes the picture, in place of `width` and `height`.",
+    ),
     field("output_format", &[], Kind::Word(&["png", "jpeg", "webp"]), "png", "The results' file format."),
     field("quality", &["output_compression"], int(1, 100), "90", "JPEG quality."),
     field("metadata", &["embed_image_metadata"], Kind::Bool, "true", "Whether the files carry their recipe."),
@@ -390,6 +404,10 @@ impl Values {
     }
     pub(crate) fn f32(&self, name: &str) -> Option<f32> {
         self.f64(name).map(|v| v as f32)
+    }
+    /// The names of the fields that were sent.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.0.keys().copied()
     }
     pub(crate) fn group(&self, name: &str) -> Option<&Values> {
         match self.0.get(name) {

@@ -41,7 +41,7 @@ pub(super) fn second_pass(
         );
         faults.push(Fault::field("hires.scale", message));
     }
-    let upscaler = upscalers::find(own.text("upscaler").unwrap_or("latent"));
+    let upscaler = upscalers::find(own.text("upscaler").unwrap_or("latent"), &app.models);
     let chosen = match own.text("sampler") {
         Some(sampler) => {
             let schedule = own.text("schedule").or_else(|| values.text("schedule"));

@@ -17,6 +17,7 @@ mod routes;
 mod schemas;
 mod stream;
 mod system;
+mod upscale;
 
 pub(crate) use self::{dialects::sdapi_options::SdOptions, http::ApiError, restore::restore};
 

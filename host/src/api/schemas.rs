@@ -170,7 +170,11 @@ pub(crate) fn components() -> Value {
     json!({
         "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" }, "basic": { "type": "http", "scheme": "basic" } },
         "schemas": {
-            "JobRequest": { "type": "object", "required": ["prompt"], "properties": properties(JOB_FIELDS), "additionalProperties": false },
+            "JobRequest": {
+                "type": "object", "properties": properties(JOB_FIELDS), "additionalProperties": false,
+                // What is only enlarged needs no prompt.
+                "anyOf": [{ "required": ["prompt"] }, { "required": ["operation", "init_image"] }],
+            },
             "ImagesRequest": openai(&["prompt"], &[("image", json!({})), ("mask", json!({}))]),
             "EditsRequest": openai(&["prompt"], &[("image", pictures()), ("images", pictures()), ("mask", pictures())]),
             "EditsForm": openai(&["prompt", "image"], &[("image", file()), ("mask", file())]),

@@ -69,9 +69,11 @@ pub(crate) async fn backends(app: Arc<App>, _request: Request) -> Result<Respons
 }
 
 /// `GET /v1/upscalers`
-pub(crate) async fn upscalers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let entry = |e: &crate::upscalers::Named| json!({ "name": e.name, "label": e.label, "kind": if e.is_latent() { "latent" } else { "pixels" } });
-    Ok(json_ok(&json!({ "upscalers": crate::upscalers::BUILT_IN.iter().map(entry).collect::<Vec<_>>() })))
+pub(crate) async fn upscalers(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let list = tokio::task::spawn_blocking(move || crate::upscalers::list_json(&app.models))
+        .await
+        .map_err(|_| Fault::internal("the upscalers could not be listed"))?;
+    Ok(json_ok(&json!({ "upscalers": list })))
 }
 
 /// `GET /v1/samplers`

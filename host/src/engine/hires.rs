@@ -5,6 +5,7 @@
 
 use super::{
     canvas::{self, Canvas},
+    enlarge::{Means, covering},
     pictures,
     run::{Guides, Run, Steps, denoise},
     tensor::Latents,
@@ -14,7 +15,7 @@ use crate::{
     jobs::{Hires, JobSpec},
     upscalers::Upscaler,
 };
-use sd_images::{Filter, LatentResize, Picture, resample, resize_latents};
+use sd_images::{LatentResize, Picture, resize_latents};
 use sd_prompt::Pass;
 use sd_sampling::Plan;
 use std::{sync::Arc, time::Instant};
@@ -84,19 +85,11 @@ impl Second {
     }
 }
 
-/// The size in which `from` covers `to`, in its own proportions.
-fn covering(from: (usize, usize), to: (usize, usize)) -> (usize, usize) {
-    if from.0 * to.1 < from.1 * to.0 {
-        (to.0, (to.0 * from.1 / from.0).max(to.1))
-    } else {
-        ((to.1 * from.0 / from.1).max(to.0), to.1)
-    }
-}
-
 /// All latents, enlarged to cover the second pass's size; what sticks out is cut off on both sides.
 fn enlarged_latents(first: &Run<'_>, second: &Run<'_>, drawn: &Latents, mode: LatentResize) -> Result<Vec<f32>, Fault> {
     let ([n, channels, height, width], [_, _, to_height, to_width]) = (first.shape(drawn.shape[0]), second.shape(1));
-    let (wide, high) = covering((width, height), (to_width, to_height));
+    let (wide, high) = covering((width as u32, height as u32), (to_width as u32, to_height as u32));
+    let (wide, high) = (wide as usize, high as usize);
     let large = resize_latents(&drawn.data, n * channels, (height, width), (high, wide), mode)?;
     let (left, top) = ((wide - to_width) / 2, (high - to_height) / 2);
     let planes = large.chunks_exact(high * wide);
@@ -111,32 +104,14 @@ fn enlarged_pictures(
     drawn: &Latents,
     upscaler: &Upscaler,
 ) -> Result<Vec<Picture>, Fault> {
-    let (width, height) = (second.spec.width, second.spec.height);
+    let means = Means { upscaler, enlarger: first.enlarger, stop: &first.stop };
     let enlarge = |index| {
         first.check()?;
         let picture = pictures::decoded(first, drawn, index)?;
-        let filter = match upscaler {
-            Upscaler::Pixels(filter) => *filter,
-            Upscaler::Latent(_) => Filter::Lanczos,
-        };
-        let side = |(w, h): (u32, u32)| (w as usize, h as usize);
-        let (wide, high) = covering(side(picture.size()), side((width, height)));
-        let (wide, high) = (wide as u32, high as u32);
-        Ok(resample(&picture, wide, high, filter)?.crop((wide - width) / 2, (high - height) / 2, width, height))
+        let since = Instant::now();
+        let large = means.cover(&picture, (second.spec.width, second.spec.height), &mut |_, _| first.check())?;
+        first.job.time(|t| t.denoise += since.elapsed());
+        Ok(large)
     };
     (0..drawn.shape[0]).map(enlarge).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_size_is_covered_in_its_own_proportions() {
-        assert_eq!(covering((64, 64), (128, 128)), (128, 128));
-        assert_eq!(covering((64, 32), (128, 128)), (256, 128));
-        assert_eq!(covering((32, 64), (128, 128)), (128, 256));
-        assert_eq!(covering((30, 70), (50, 90)), (50, 116));
-        assert_eq!(covering((7, 9), (8, 8)), (8, 10));
-    }
 }

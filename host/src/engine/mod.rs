@@ -7,6 +7,7 @@
 
 mod canvas;
 mod device;
+mod enlarge;
 mod hires;
 mod mount;
 mod pictures;

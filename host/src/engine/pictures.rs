@@ -3,10 +3,10 @@
 use super::{canvas::Canvas, run::Run, tensor::Latents};
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Picture as Finished, ResizeMode},
+    jobs::{Job, Picture as Finished, ResizeMode},
     recipe,
 };
-use sd_images::{Picture, composite, paste_back};
+use sd_images::{Picture, Recipe, composite, paste_back};
 use serde_json::json;
 use std::{sync::Arc, time::Instant};
 
@@ -73,20 +73,8 @@ pub(super) fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(),
     };
     let seed = run.spec.picture_seed(index);
     let recipe = recipe::of(&run.job.spec, run.named, index);
-    let text = recipe.infotext();
-    let bytes = recipe::encode(&picture, run.spec, &recipe, &text)?;
-    let (width, height) = (picture.width, picture.height);
-    let new = run.job.add_picture(
-        index,
-        Finished {
-            bytes: Arc::new(bytes),
-            media_type: run.spec.format.media_type(),
-            seed,
-            width,
-            height,
-            infotext: text.into(),
-        },
-    );
+    let (width, height) = picture.size();
+    let new = keep(run.job, index, &picture, seed, &recipe, recipe.infotext())?;
     run.job.time(|t| t.write += writing.elapsed());
     // A job of one picture tells it in its last event.
     if run.spec.n > 1 && new {
@@ -94,4 +82,27 @@ pub(super) fn write(run: &Run<'_>, index: usize, picture: Picture) -> Result<(),
         run.job.publish("image", json!({ "index": index, "seed": seed, "width": width, "height": height, "url": url, "format": run.spec.format.extension() }));
     }
     Ok(())
+}
+
+/// Writes the picture of a job that only enlarges.
+pub(super) fn write_enlarged(job: &Job, picture: Picture) -> Result<(), Fault> {
+    let writing = Instant::now();
+    let (recipe, text) = recipe::enlarged(&job.spec);
+    keep(job, 0, &picture, job.spec.seed, &recipe, text)?;
+    job.time(|t| t.write += writing.elapsed());
+    Ok(())
+}
+
+/// Writes one file. Answers whether the job did not have it yet.
+fn keep(job: &Job, index: usize, picture: &Picture, seed: u64, recipe: &Recipe, text: String) -> Result<bool, Fault> {
+    let bytes = recipe::encode(picture, &job.spec, recipe, &text)?;
+    let finished = Finished {
+        bytes: Arc::new(bytes),
+        media_type: job.spec.format.media_type(),
+        seed,
+        width: picture.width,
+        height: picture.height,
+        infotext: text.into(),
+    };
+    Ok(job.add_picture(index, finished))
 }

@@ -69,6 +69,7 @@ pub(super) fn finish(
         images: 0..spec.n as usize,
         pass: Pass::First,
         others: (0, 0),
+        enlarger: None,
     };
     if run.shape(1) != rest.shape {
         let message = "the refiner's latents have another shape than the model's: they do not belong together";

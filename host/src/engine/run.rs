@@ -4,10 +4,11 @@ use super::{
     Engine, Place,
     canvas::Canvas,
     device::{LoadProgress, LoadedModel},
+    enlarge,
     hires::Second,
     pictures, preview,
     refine::{self, Rest},
-    session::Session,
+    session::{Enlarger, Session},
     tensor::{Extra, Item, Latents},
     text::{self, Encoded},
 };
@@ -58,6 +59,8 @@ pub(super) struct Run<'a> {
     pub(super) pass: Pass,
     /// Steps that another model runs on these pictures: before this one and after it.
     pub(super) others: (usize, usize),
+    /// The network between two passes, if they have one.
+    pub(super) enlarger: Option<&'a Enlarger>,
 }
 
 /// Where the steps of a pass stand among all of the job.
@@ -161,7 +164,11 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
             );
         }
     });
-    let session = engine.hold(place, &spec.model, &stop, &progress)?;
+    if spec.operation == Operation::Upscale {
+        return enlarge::job(engine, place, job, &progress);
+    }
+    let upscaler = spec.edit.hires.as_ref().and_then(|hires| hires.upscaler.model());
+    let (session, enlarger) = engine.hold_with_upscaler(place, &spec.model, upscaler, &stop, &progress)?;
     let model = engine.library.lookup(&spec.model)?;
     job.time(|t| t.load = began.elapsed());
     let run = Run {
@@ -177,6 +184,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         images: 0..spec.n as usize,
         pass: Pass::First,
         others: (0, 0),
+        enlarger: enlarger.as_ref(),
     };
     let factor = run.loaded.desc.vae_factor.max(1);
     if [spec.width, spec.height].iter().any(|side| side % factor != 0) {
@@ -190,7 +198,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
     }
     let rest = Rest { job, named: &model, stop: run.stop.clone(), deadline: run.deadline, shape: run.shape(1) };
     // The next model may need this one's place.
-    drop(session);
+    drop((session, enlarger));
     refine::finish(engine, place, &rest, unfinished, &progress)
 }
 
@@ -234,13 +242,15 @@ fn draw(run: &Run<'_>) -> Result<Vec<Unfinished>, Fault> {
         run.job.time(|t| t.encode += encoding.elapsed());
         let latents = denoise(&run, &canvas, &guides, &plan, steps, start, &mut noise)?;
         match &second {
-            Some(second) => second.run(&run, &latents, Steps { before: steps.before + plan.total(), total })?,
-            // Who asked to end with what there is does not wait for another model.
+            // Who asked to end with what there is wants no second pass and does not wait for another model.
+            Some(second) if !run.job.wraps_up() => {
+                second.run(&run, &latents, Steps { before: steps.before + plan.total(), total })?;
+            }
             None if run.others.1 > 0 && !run.job.wraps_up() => {
                 canvas.forget_inputs();
                 unfinished.push(Unfinished { images: run.images.clone(), canvas, noise, latents, steps: plan.total() });
             }
-            None => pictures::finish(&run, &canvas, &latents)?,
+            _ => pictures::finish(&run, &canvas, &latents)?,
         }
     }
     Ok(unfinished)

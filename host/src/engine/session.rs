@@ -84,7 +84,6 @@ pub struct Enlarger {
 }
 
 impl Enlarger {
-    #[expect(dead_code, reason = "the first job that enlarges pictures takes it")]
     pub(super) fn new(lease: Lease) -> Result<Enlarger, Fault> {
         let Desc::Upscaling(desc) = &lease.entry.desc else { return Err(other_kind()) };
         Ok(Enlarger { desc: desc.clone(), lease })

@@ -1,9 +1,9 @@
 //! What goes beyond one plain run: the noise of a second seed, a canvas that was made larger, a second pass.
 
-use super::{JobSpec, Operation};
+use super::{JobSpec, OnDisconnect, Operation, OutputFormat, SizeIds};
 use crate::upscalers::Upscaler;
-use sd_sampling::noise::ImageSeed;
-use std::sync::Arc;
+use sd_sampling::noise::{ImageSeed, Rng};
+use std::{sync::Arc, time::Duration};
 
 /// Wishes that most jobs do not have.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,17 @@ pub struct EditSpec {
     pub trim: Option<(u32, u32)>,
     /// A second pass in a larger size.
     pub hires: Option<Arc<Hires>>,
+    /// What enlarges the picture of an [`Operation::Upscale`], and what is known of how that picture was made.
+    pub upscale: Option<Upscale>,
+}
+
+/// How a picture is enlarged.
+#[derive(Debug, Clone)]
+pub struct Upscale {
+    /// The means.
+    pub upscaler: Upscaler,
+    /// The recipe inside the picture that came.
+    pub recipe: Option<String>,
 }
 
 /// The second pass of a job: the first one's pictures are enlarged and redone in part (A1111's "hires. fix").
@@ -87,6 +98,50 @@ impl NoiseSpec {
 }
 
 impl JobSpec {
+    /// A job that draws nothing: its picture is brought to a size. `model` names what does it.
+    pub fn without_drawing(
+        operation: Operation,
+        model: String,
+        picture: Arc<sd_images::Picture>,
+        (width, height): (u32, u32),
+    ) -> JobSpec {
+        JobSpec {
+            operation,
+            model,
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            width,
+            height,
+            steps: 1,
+            guidance_scale: 1.0,
+            guidance_rescale: 0.0,
+            guidance_interval: (0.0, 1.0),
+            image_guidance_scale: 1.0,
+            seed: 0,
+            n: 1,
+            sampler: String::new(),
+            schedule: String::new(),
+            sampling: sd_sampling::Options::default(),
+            sigmas: None,
+            rng: Rng::default(),
+            clip_skip: None,
+            emphasis: "none",
+            overflow: sd_prompt::Overflow::Chunk,
+            strength: 0.0,
+            sizes: SizeIds::plain(height, width),
+            init: Some(picture),
+            mask: None,
+            format: OutputFormat::default(),
+            metadata: true,
+            preview_every: 0,
+            on_disconnect: OnDisconnect::default(),
+            timeout: Duration::ZERO,
+            priority: 0,
+            webhook: None,
+            edit: EditSpec::default(),
+        }
+    }
+
     /// The seed of a picture. With a variation all pictures share the job's own, as in A1111.
     pub fn picture_seed(&self, index: usize) -> u64 {
         if self.edit.noise.variation_strength > 0.0 { self.seed } else { self.seed.wrapping_add(index as u64) }

@@ -13,7 +13,7 @@ mod sizes;
 mod spec;
 pub(crate) mod view;
 
-pub use edit::{EditSpec, Hires, NoiseSpec};
+pub use edit::{EditSpec, Hires, NoiseSpec, Upscale};
 pub use events::{Event, EventRing};
 pub use follower::Follower;
 pub use job::{Job, JobId, JobState, Origin, Outcome, Past, Picture, Snapshot, Timings};

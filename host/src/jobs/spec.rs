@@ -14,6 +14,8 @@ pub enum Operation {
     Transform,
     /// Picture, mask and text to picture.
     Inpaint,
+    /// Picture to a larger picture, without a model for drawing.
+    Upscale,
 }
 
 impl Operation {
@@ -28,6 +30,7 @@ impl Operation {
             Operation::Generation => "image_generation",
             Operation::Transform => "image_transform",
             Operation::Inpaint => "image_inpaint",
+            Operation::Upscale => "image_upscale",
         }
     }
 }
@@ -38,6 +41,7 @@ impl From<Operation> for crate::telemetry::Kind {
             Operation::Generation => Self::Generation,
             Operation::Transform => Self::Transform,
             Operation::Inpaint => Self::Inpaint,
+            Operation::Upscale => Self::Other,
         }
     }
 }

@@ -63,11 +63,14 @@ fn aliases(entry: &Value) -> Value {
 }
 
 /// `GET /sdapi/v1/upscalers`
-pub(crate) async fn upscalers(_app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let entry =
-        |name: &str| json!({ "name": name, "model_name": null, "model_path": null, "model_url": null, "scale": 4 });
-    let built_in = BUILT_IN.iter().filter(|e| !e.is_latent()).map(|e| entry(e.label));
-    Ok(json_ok(&std::iter::once(entry("None")).chain(built_in).collect::<Vec<_>>().into()))
+pub(crate) async fn upscalers(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    let files = tokio::task::spawn_blocking(move || app.models.upscalers())
+        .await
+        .map_err(|_| Fault::internal("the upscalers could not be listed"))?;
+    let entry = |name: &str, model: Option<&str>, scale: u32| json!({ "name": name, "model_name": model, "model_path": null, "model_url": null, "scale": scale });
+    let built_in = BUILT_IN.iter().filter(|e| !e.is_latent()).map(|e| entry(e.label, None, 4));
+    let models = files.iter().filter_map(|f| Some(entry(&f.name, Some(&f.name), f.upscaler.as_ref().ok()?.factor)));
+    Ok(json_ok(&std::iter::once(entry("None", None, 4)).chain(built_in).chain(models).collect::<Vec<_>>().into()))
 }
 
 /// `GET /sdapi/v1/latent-upscale-modes`

@@ -6,7 +6,7 @@ use crate::{
     app::{App, Settings},
     config::Limits,
     fault::Fault,
-    jobs::Follower,
+    jobs::{Follower, Operation},
     ledger::OnRestart,
     server::body::BodyBudget,
 };
@@ -40,8 +40,12 @@ pub(super) fn draw(
         may_shut_down: false,
     };
     let app = App::start(settings)?;
-    watch.say("loading the model");
-    app.warm_up();
+    if fields.get("operation").and_then(Value::as_str) == Some(Operation::Upscale.as_str()) {
+        app.serve_cold();
+    } else {
+        watch.say("loading the model");
+        app.warm_up();
+    }
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
         let job = api::submit(&app, fields).await?;

@@ -77,11 +77,9 @@ impl Row {
         let field = self.field;
         let required = field.default == "required";
         let default = if required { String::new() } else { format!(" [default: {}]", field.default) };
-        let arg = Arg::new(self.id())
-            .help(format!("{}{default}", field.doc))
-            .aliases(self.aliases())
-            .required(required)
-            .long(self.long());
+        let arg = Arg::new(self.id()).help(format!("{}{default}", field.doc)).aliases(self.aliases()).long(self.long());
+        // What is only enlarged needs no prompt; the request's own check knows which operation needs what.
+        let arg = if required { arg.required_unless_present("operation") } else { arg };
         let arg = match (self.group, field.name) {
             (None, "prompt") => arg.short('p'),
             (None, "n") => arg.short('n'),
