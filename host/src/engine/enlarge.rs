@@ -45,7 +45,7 @@ impl Engine {
             (|| self.source(model), || self.upscaler_source(upscaler.unwrap_or_default()));
         let mut wants = vec![Want { key: model, task: Task::Diffusion, find: &find_model }];
         wants.extend(upscaler.map(|key| Want { key, task: Task::Upscaling, find: &find_upscaler }));
-        let mut leases = place.mount.hold(&wants, stop, progress)?;
+        let mut leases = place.mount().hold(&wants, stop, progress)?;
         let enlarger = if upscaler.is_some() { leases.pop().map(Enlarger::new).transpose()? } else { None };
         let lease = leases.pop().ok_or_else(|| Fault::internal("no model came"))?;
         Ok((Session::new(lease)?, enlarger))
@@ -59,7 +59,8 @@ impl Engine {
         progress: &LoadProgress,
     ) -> Result<Enlarger, Fault> {
         let find = || self.upscaler_source(name);
-        let mut leases = place.mount.hold(&[Want { key: name, task: Task::Upscaling, find: &find }], stop, progress)?;
+        let mut leases =
+            place.mount().hold(&[Want { key: name, task: Task::Upscaling, find: &find }], stop, progress)?;
         Enlarger::new(leases.pop().ok_or_else(|| Fault::internal("no upscaler came"))?)
     }
 

@@ -330,8 +330,9 @@ impl Engine {
                     }
                     // After a caught panic the session refuses everything: the next job gets a fresh one.
                     FaultCode::BackendPanic | FaultCode::OutOfMemory | FaultCode::BackendError => {
-                        let refiner = job.spec.refiner.as_ref().map(|refiner| &refiner.model);
-                        let models = [Some(&job.spec.model), refiner];
+                        let refiner = job.spec.refiner.as_ref().map(|refiner| refiner.model.as_str());
+                        let upscaler = job.spec.edit.hires.as_ref().and_then(|hires| hires.upscaler.model());
+                        let models = [Some(job.spec.model.as_str()), refiner, upscaler];
                         models.into_iter().flatten().for_each(|model| mount.retire(Some(model)));
                     }
                     _ => {}

@@ -123,6 +123,7 @@ impl JobSpec {
             schedule: String::new(),
             sampling: sd_sampling::Options::default(),
             sigmas: None,
+            refiner: None,
             rng: Rng::default(),
             clip_skip: None,
             emphasis: "none",
