@@ -78,7 +78,8 @@ pub(super) fn job(app: &App, values: &Values) -> Result<JobSpec, Vec<Fault>> {
             return Err(faults);
         }
     };
-    let recipe = crate::picture::bytes_of(text).and_then(|bytes| crate::recipe::read(&bytes));
+    let told = crate::picture::bytes_of(text).and_then(|bytes| crate::recipe::read(&bytes)).ok();
+    let recipe = told.and_then(|told| told.parameters().map(str::to_owned));
     let name = upscalers::label(&upscaler);
     Ok(JobSpec {
         format: build::format(values),
@@ -89,7 +90,7 @@ pub(super) fn job(app: &App, values: &Values) -> Result<JobSpec, Vec<Fault>> {
         priority: build::priority(values),
         edit: EditSpec {
             // Any picture that was read has been decoded: a recipe that cannot be read is no fault of the job.
-            upscale: Some(Upscale { upscaler, recipe: recipe.ok().flatten() }),
+            upscale: Some(Upscale { upscaler, recipe }),
             ..EditSpec::default()
         },
         ..JobSpec::without_drawing(Operation::Upscale, name, Arc::new(picture.flatten([255; 3])), (width, height))

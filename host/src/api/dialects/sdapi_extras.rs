@@ -10,6 +10,7 @@ use crate::{
         http::{ApiError, Request, Response, json_ok},
     },
     fault::{Fault, FaultCode},
+    jobs::Origin,
     library::Library,
     picture,
     upscalers::{self, Upscaler},
@@ -74,7 +75,7 @@ pub(crate) async fn batch(app: Arc<App>, request: Request) -> Result<Response, A
 struct Asker {
     app: Arc<App>,
     caller: String,
-    id: String,
+    id: Origin,
 }
 
 /// Upscalers are looked up on disk.
