@@ -18,6 +18,7 @@ mod schemas;
 mod stream;
 mod system;
 mod upscale;
+mod xl;
 
 pub(crate) use self::{dialects::sdapi_options::SdOptions, http::ApiError, restore::restore};
 
