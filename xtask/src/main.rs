@@ -5,6 +5,7 @@ mod bench;
 mod clients;
 mod fuzz;
 mod serve;
+mod sheet;
 mod shell;
 mod soak;
 mod test;
@@ -22,6 +23,7 @@ Project commands
   cargo xtask bench             measure; beside diffusers where Python has it
   cargo xtask badges            run the conformance kit on our backends, write docs/BACKENDS.md
   cargo xtask fuzz [TARGET …]   invent inputs for what reads from outside, --seconds N (60) each (needs a C++ compiler)
+  cargo xtask sheet             draw docs/modes.png anew: every mode, by the bundled model (needs Python with Pillow)
   cargo xtask golden [OPTIONS]  make the golden files anew (needs Python with tests/golden/requirements.txt)
 ";
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "badges" => badges::run(),
         "fuzz" => fuzz::run(&rest),
+        "sheet" => sheet::run(),
         "golden" => shell::python("tests/golden/make.py", &rest),
         "" | "help" | "--help" | "-h" => {
             shell::say(HELP);
