@@ -115,12 +115,14 @@ fn a1111_clients_get_the_same() {
     let client = worker.client();
     let native = draw(
         &client,
-        &json!({ "prompt": "x", "seed": 3, "steps": 4, "schedule": "automatic", "width": 64, "height": 64,
+        &json!({ "prompt": "x", "seed": 3, "steps": 4, "sampler": "euler", "schedule": "automatic", "guidance_scale": 5,
+            "width": 64, "height": 64,
             "hires": { "scale": 2, "upscaler": "latent_nearest", "steps": 4, "strength": 0.5, "prompt": "y" } }),
     );
     let answer = client.post(
         "/sdapi/v1/txt2img",
         &json!({ "prompt": "x", "seed": 3, "steps": 4, "width": 64, "height": 64, "enable_hr": true, "hr_scale": 2,
+            "sampler_name": "Euler", "cfg_scale": 5,
             "hr_upscaler": "Latent (nearest)", "hr_second_pass_steps": 2, "denoising_strength": 0.5, "hr_prompt": "y",
             "hr_negative_prompt": "", "hr_resize_x": 0, "hr_resize_y": 0, "hr_sampler_name": "Use same sampler" }),
     );

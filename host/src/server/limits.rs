@@ -45,7 +45,7 @@ impl Default for Limits {
             write_stall_timeout: Duration::from_secs(20),
             tcp_user_timeout: Duration::from_secs(15),
             linger_timeout: Duration::from_secs(2),
-            linger_bytes: 4 * 1024 * 1024,
+            linger_bytes: 64 * 1024 * 1024,
             close_grace: Duration::from_secs(1),
             backlog: 1024,
         }

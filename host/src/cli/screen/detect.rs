@@ -59,7 +59,7 @@ fn understand(answers: &str) -> Option<Protocol> {
     if answers.contains(&format!("\x1b_Gi={};OK", super::detect::QUERY_ID)) {
         return Some(Protocol::Kitty);
     }
-    let attributes = answers.rsplit("\x1b[?").next()?.strip_suffix('c')?;
+    let attributes = answers.rsplit_once("\x1b[?")?.1.strip_suffix('c')?;
     attributes.split(';').any(|a| a == "4").then_some(Protocol::Sixel)
 }
 
