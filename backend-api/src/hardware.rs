@@ -52,6 +52,8 @@ pub struct Offer {
     pub score: u32,
     /// Why, in one sentence for the operator. With score 0: what is missing.
     pub why: RString,
-    /// Room to grow. Known: `remedy`, how to get what is missing.
+    /// Room to grow. Known: `remedy`, how to get what is missing; `part` (`a-z`, `0-9`, `-`), by which a plugin offers one
+    /// device as several that work beside each other, such as a processor's memory nodes; `open` finds the chosen one
+    /// among its options.
     pub params: RVec<Param>,
 }

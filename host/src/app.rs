@@ -4,6 +4,7 @@ use crate::{
     api::{self, ApiError, SdOptions},
     clerk::Clerk,
     config::{BackendArgs, Config, Isolate, Limits, ModelArgs, StateFolder},
+    devices::open_devices,
     engine::{Device, Engine, LoadProgress, LoadedModel},
     fault::{Fault, FaultCode},
     jobs::{Job, JobState, OnDisconnect, Outcome, Queue, Registry},
@@ -15,8 +16,8 @@ use crate::{
     telemetry::Metrics,
     webhook::{WebhookError, WebhookPolicy, Webhooks},
 };
-use backend_api::{HwKind, Param};
-use sd_plugins::{Catalog, Choice, PluginError, Report, Search, tracing_host};
+use backend_api::Param;
+use sd_plugins::{Catalog, Choice, PluginError, Report, Search};
 use std::{
     path::PathBuf,
     sync::{
@@ -28,9 +29,6 @@ use std::{
 
 /// The model that is served when none is named.
 pub const BUNDLED_MODEL: &str = "emoji-sd";
-
-/// What the lanes wait longer than the watchdog of an isolated plugin: for its end, and a new start.
-const BEHIND: Duration = Duration::from_secs(60);
 
 /// How long jobs that the deadline has stopped may take to come off their devices.
 pub const LAST_CALL: Duration = Duration::from_millis(750);
@@ -126,9 +124,7 @@ pub struct Settings {
 impl App {
     /// Finds plugins and models, opens a device, starts the engine. No model is loaded yet.
     pub fn start(settings: Settings) -> Result<Arc<App>, Fault> {
-        Self::with_devices(settings, |settings| {
-            open_device(settings).map(|(device, lanes, report)| (vec![(device, lanes)], report))
-        })
+        Self::with_devices(settings, open_devices)
     }
 
     /// A worker on which jobs wait for ever, for trying what reads requests.
@@ -203,12 +199,20 @@ impl App {
 
     /// Loads the default model. Jobs that come meanwhile are refused with `not_ready`.
     pub fn warm_up(&self) {
-        let outcome = self.load_model(&self.default_model());
+        let outcome = self.load_everywhere(&self.default_model());
         if let Err(fault) = outcome {
             tracing::error!(code = fault.code.as_str(), message = %fault.message, "the model could not be loaded");
             *self.start_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
         }
         self.starting.store(false, Ordering::Release);
+    }
+
+    /// Loads a model on every device, fetched from the hub first if need be and allowed.
+    fn load_everywhere(&self, name: &str) -> Result<(), Fault> {
+        if let Some(id) = self.pulls.wanted(name, &self.models) {
+            self.pulls.fetch_logged(&id, &self.models)?;
+        }
+        self.engine.load_everywhere(name)
     }
 
     /// Loads a model outside any job, fetched from the hub first if need be and allowed. Blocks.
@@ -394,41 +398,13 @@ pub fn scan(args: &BackendArgs, call_limit: Option<Duration>) -> (Catalog, Choic
     let dirs = args.plugin_dir.clone();
     let search = Search { dirs, isolate, child, limits, cache: cache_dir(), ..Search::default() };
     let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
-    // Hives pass a bare index of the kind of device that the program was built for.
-    let device = args.device.clone().filter(|d| d.parse::<u32>().is_err());
-    (Catalog::scan(&search), Choice { backend: args.backend.clone(), device, options })
+    (Catalog::scan(&search), Choice { backend: args.backend.clone(), device: args.device.clone(), options })
 }
 
 fn cache_dir() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
     Some(base.join("sd-worker").join("plugins"))
-}
-
-/// Opens the best device. The whole life of the backend is on the device's own thread, which opens it too.
-fn open_device(settings: &Settings) -> Result<(Device, usize, Report), Fault> {
-    let (catalog, choice) = scan(&settings.backends, Some(settings.call_limit));
-    let report = catalog.report(&choice);
-    let lanes = settings.lanes;
-    let (device, about) = Device::start(settings.call_limit, move || {
-        let opened = catalog.open(&choice, &|id| tracing_host(id))?;
-        let about = (opened.hardware.kind == HwKind::GPU, opened.isolated);
-        for failed in &opened.failed {
-            tracing::warn!(code = failed.code(), "a better backend failed: {failed}");
-        }
-        tracing::info!(
-            backend = opened.id,
-            device = opened.device,
-            why = opened.why,
-            isolated = opened.isolated,
-            "backend opened"
-        );
-        Ok::<_, PluginError>((opened.backend, opened.id, opened.device, about))
-    })?;
-    let (gpu, isolated) = about;
-    // A process of its own has a watchdog, which knows progress from silence; the lanes' own limit only stands behind it.
-    let device = if isolated { device.with_call_limit(settings.call_limit * 4 + BEHIND) } else { device };
-    Ok((device, lanes.unwrap_or(if gpu { 4 } else { 1 }), report))
 }
 
 impl From<PluginError> for Fault {

@@ -7,6 +7,7 @@ pub mod auth;
 mod clerk;
 pub mod cli;
 pub mod config;
+mod devices;
 #[doc(hidden)]
 pub mod doors;
 pub mod embeddings;

@@ -4,6 +4,7 @@
 
 mod client;
 pub mod meter;
+mod plugins;
 mod random;
 pub mod soak;
 #[cfg(unix)]
@@ -13,6 +14,7 @@ pub mod wire;
 mod worker;
 
 pub use client::{Answer, Client, EventReader};
+pub use plugins::Plugins;
 pub use random::Random;
 #[cfg(unix)]
 pub use terminal::{Answers, Terminal};

@@ -2,6 +2,7 @@
 
 use crate::{
     PluginError,
+    choose::{Candidate, Seat},
     hardware::{self, label},
     isolate::{self, Limits, probe::Cache},
     load::{self, Description, file_name},
@@ -54,7 +55,7 @@ pub struct Search {
 pub struct Choice {
     /// A plugin's id; `None` = the best. Plugins for tests are only taken when named.
     pub backend: Option<String>,
-    /// A device: `cpu`, `cuda`, `cuda:1`, a PCI address; `None` = any.
+    /// Devices: `cpu`, `cuda`, `cuda:1`, a PCI address, an index, a list of these, `gpu` or `all`; `None` = any.
     pub device: Option<String>,
     /// Options for `open`, such as `threads`.
     pub options: Vec<Param>,
@@ -68,6 +69,8 @@ pub struct Opened {
     pub version: String,
     /// The file's name.
     pub file: String,
+    /// Where it lies.
+    pub path: PathBuf,
     /// The device's label, such as `cpu` or `cuda:0`.
     pub device: String,
     /// The device as the host sees it.
@@ -94,13 +97,6 @@ pub struct Catalog {
     search: Search,
     hardware: Vec<HwDevice>,
     entries: Vec<Entry>,
-}
-
-/// A plugin for a device, by place in the catalogue.
-#[derive(Clone, Copy)]
-struct Candidate {
-    entry: usize,
-    claim: usize,
 }
 
 impl Catalog {
@@ -139,38 +135,36 @@ impl Catalog {
         &self.hardware
     }
 
-    /// The fitting plugins, best first.
-    fn candidates(&self, choice: &Choice) -> Vec<Candidate> {
-        let mut found: Vec<(u32, &str, Candidate)> = Vec::new();
-        for (entry, e) in self.entries.iter().enumerate() {
-            let Ok(about) = &e.outcome else { continue };
-            let named = choice.backend.as_deref() == Some(about.id.as_str());
-            if !named && (about.test_only || choice.backend.is_some()) {
-                continue;
-            }
-            for (claim, offer) in about.offers.iter().enumerate() {
-                let fits =
-                    choice.device.as_deref().is_none_or(|wish| hardware::matches(&self.hardware[offer.hardware], wish));
-                if fits && offer.score > 0 {
-                    found.push((offer.score, &about.version, Candidate { entry, claim }));
-                }
-            }
-        }
-        // The best score; among equals the newer version, then the first device.
-        found.sort_by(|(a, va, _), (b, vb, _)| b.cmp(a).then_with(|| version(vb).cmp(&version(va))));
-        found.into_iter().map(|(_, _, candidate)| candidate).collect()
+    /// What a file says about itself, if it may run.
+    pub(crate) fn about(&self, entry: usize) -> Option<&Description> {
+        self.entries.get(entry)?.outcome.as_ref().ok()
+    }
+
+    /// The files that may run, by place in the catalogue.
+    pub(crate) fn usable(&self) -> impl Iterator<Item = (usize, &Description)> {
+        self.entries.iter().enumerate().filter_map(|(i, e)| Some((i, e.outcome.as_ref().ok()?)))
     }
 
     /// Every file and what became of it under this wish.
     pub fn report(&self, choice: &Choice) -> Report {
         let candidates = self.candidates(choice);
+        let chosen: Vec<Candidate> = self.seats(choice).map_or_else(
+            |_| Vec::new(),
+            |seats| seats.wanted.iter().filter_map(|s| s.candidates.first().copied()).collect(),
+        );
         let mut plugins: Vec<PluginReport> =
-            (0..self.entries.len()).map(|entry| self.plugin_report(entry, &candidates, choice)).collect();
+            (0..self.entries.len()).map(|entry| self.plugin_report(entry, &candidates, &chosen, choice)).collect();
         plugins.sort_by(|a, b| a.state.cmp(&b.state).then_with(|| a.file.cmp(&b.file)));
         Report { hardware: self.hardware.iter().map(Into::into).collect(), plugins }
     }
 
-    fn plugin_report(&self, entry: usize, candidates: &[Candidate], choice: &Choice) -> PluginReport {
+    fn plugin_report(
+        &self,
+        entry: usize,
+        candidates: &[Candidate],
+        chosen: &[Candidate],
+        choice: &Choice,
+    ) -> PluginReport {
         let Entry { path, isolated, outcome } = &self.entries[entry];
         let mut report = PluginReport {
             file: file_name(path),
@@ -197,9 +191,11 @@ impl Catalog {
         let place = candidates.iter().position(|c| c.entry == entry);
         let best = about.offers.iter().max_by_key(|o| o.score);
         (report.state, report.reason, report.remedy) = match (place, best) {
-            (Some(0), _) => {
-                let claim = &about.offers[candidates[0].claim];
-                (State::Chosen, format!("{}: {}", claim.device, claim.why), None)
+            _ if chosen.iter().any(|c| c.entry == entry) => {
+                let claims = || chosen.iter().filter(|c| c.entry == entry).map(|c| &about.offers[c.claim]);
+                let devices: Vec<&str> = claims().map(|c| c.device.as_str()).collect();
+                let why = claims().next().map_or("", |c| c.why.as_str());
+                (State::Chosen, format!("{}: {why}", devices.join(", ")), None)
             }
             (Some(place), _) => {
                 let claim = &about.offers[candidates[place].claim];
@@ -229,17 +225,29 @@ impl Catalog {
     /// Opens the best plugin that fits, or the next best when that one fails. Call it on the thread that will drive the
     /// device. `host` makes the services for a plugin's id, such as [`crate::tracing_host`].
     pub fn open(&self, choice: &Choice, host: &dyn Fn(&str) -> HostRef) -> Result<Opened, PluginError> {
-        let mut failed = Vec::new();
-        for candidate in self.candidates(choice) {
-            match self.open_one(candidate, choice, host) {
+        let seat = Seat { device: String::new(), candidates: self.candidates(choice) };
+        self.open_seat(&seat, choice, host).map_err(|failed| self.nothing(choice, failed))
+    }
+
+    /// The same for one of [`Catalog::seats`]. The error is that of every plugin that was tried.
+    pub fn open_seat(
+        &self,
+        seat: &Seat,
+        choice: &Choice,
+        host: &dyn Fn(&str) -> HostRef,
+    ) -> Result<Opened, Vec<PluginError>> {
+        let (candidates, mut failed) = (&seat.candidates, Vec::new());
+        for (tried, candidate) in candidates.iter().enumerate() {
+            match self.open_one(*candidate, choice, host) {
                 Ok(opened) => return Ok(Opened { failed, ..opened }),
                 Err(e) => {
-                    tracing::warn!(code = e.code(), "{e}; trying the next backend");
+                    let next = if tried + 1 < candidates.len() { "; trying the next one" } else { "" };
+                    tracing::warn!(code = e.code(), "{e}{next}");
                     failed.push(e);
                 }
             }
         }
-        Err(self.nothing(choice, failed))
+        Err(failed)
     }
 
     /// The best plugin that fits: its file, its device, its reason.
@@ -262,31 +270,35 @@ impl Catalog {
         let claim = &about.offers[candidate.claim];
         let hardware = &self.hardware[claim.hardware];
         let services = host(&about.id);
+        let mut options = choice.options.clone();
+        options.extend(claim.part.as_ref().map(|part| Param::new("part", part)));
         let backend = match &self.search.child {
             Some(command) if entry.isolated => isolate::open(isolate::Spec {
                 command: command.clone(),
                 library: entry.path.clone(),
                 device: hardware.clone(),
-                options: choice.options.clone(),
+                options,
                 host: services,
                 limits: self.search.limits,
             }),
-            _ => reopen::open(load::open(&entry.path)?, hardware.clone(), choice.options.clone(), services),
+            _ => reopen::open(load::open(&entry.path)?, hardware.clone(), options, services),
         };
-        let device = label(hardware).to_owned();
+        let device = claim.device.clone();
         let backend = backend.map_err(|error| PluginError::Open {
+            file: file_name(&entry.path),
             id: about.id.clone(),
             device: device.clone(),
-            error: backend_api::AbiError {
+            error: Box::new(backend_api::AbiError {
                 message: crate::error::clean(&error.message, 500).into(),
                 detail: crate::error::clean(&error.detail, 4000).into(),
                 ..error
-            },
+            }),
         })?;
         Ok(Opened {
             id: about.id.clone(),
             version: about.version.clone(),
             file: file_name(&entry.path),
+            path: entry.path.clone(),
             device,
             hardware: hardware.clone(),
             why: claim.why.clone(),
@@ -296,8 +308,8 @@ impl Catalog {
         })
     }
 
-    /// The error for a wish that nothing fulfilled.
-    fn nothing(&self, choice: &Choice, mut failed: Vec<PluginError>) -> PluginError {
+    /// The one error for a wish after these failures, if any; it says what there is instead.
+    pub fn nothing(&self, choice: &Choice, mut failed: Vec<PluginError>) -> PluginError {
         if failed.len() == 1 {
             return failed.remove(0);
         }
@@ -353,11 +365,6 @@ fn examine(search: &Search, cache: &mut Cache, path: &Path, hardware: &[HwDevice
         }
         _ => load::describe(load::open(path)?, path, hardware),
     }
-}
-
-/// Numbers of a version text, for comparing: `1.10` is newer than `1.9`.
-fn version(text: &str) -> Vec<u64> {
-    text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 /// The program's own folder and the `plugins` folder in it, canonical.

@@ -51,12 +51,14 @@ pub enum PluginError {
     /// The plugin failed while opening a device.
     #[error("backend `{id}` on {device}: {error}")]
     Open {
+        /// The file's name.
+        file: String,
         /// The plugin's id.
         id: String,
         /// The device's label.
         device: String,
         /// The plugin's own words.
-        error: AbiError,
+        error: Box<AbiError>,
     },
     /// Nothing fits the wish.
     #[error("{reason}")]
@@ -88,6 +90,20 @@ impl PluginError {
             PluginError::Open { .. } => "backend_open_failed",
             PluginError::NoChoice { .. } => "no_backend",
             PluginError::Child { .. } => "plugin_process_failed",
+        }
+    }
+
+    /// Whether it speaks of the plugin in this file.
+    pub(crate) fn concerns(&self, name: &str) -> bool {
+        match self {
+            PluginError::Open { file, .. }
+            | PluginError::NotALibrary { file, .. }
+            | PluginError::Untrusted { file, .. }
+            | PluginError::Loader { file, .. }
+            | PluginError::Interface { file, .. }
+            | PluginError::Misbehaved { file, .. }
+            | PluginError::Child { file, .. } => file == name,
+            PluginError::NoChoice { .. } => false,
         }
     }
 

@@ -10,6 +10,7 @@
 //! in a child; every answer passes [`vetted`], so callers need not distrust a description or an output.
 
 mod catalog;
+mod choose;
 pub mod conformance;
 mod control;
 mod error;
@@ -24,6 +25,7 @@ mod vetted;
 
 pub use backend_api;
 pub use catalog::{Catalog, Choice, Isolate, Opened, Search};
+pub use choose::{Seat, Seats};
 pub use control::{Cancel, control, host_ref, tracing_host};
 pub use error::PluginError;
 pub use isolate::{Limits, child_main};

@@ -45,6 +45,10 @@ pub(crate) struct Claim {
     /// What helps, with score 0; may be empty.
     #[serde(default)]
     pub(crate) remedy: String,
+    /// The part of the device, where a plugin offers one as several, such as a processor's memory nodes. The plugin
+    /// finds it in the options of `open`.
+    #[serde(default)]
+    pub(crate) part: Option<String>,
 }
 
 /// The version of the interface that this program was built against.
@@ -115,9 +119,11 @@ pub(crate) fn describe(library: Library, path: &Path, hardware: &[HwDevice]) -> 
         let index = offer.hw_index as usize;
         // An offer for a device that is not in the list is no offer.
         let device = hardware.get(index)?;
+        let part = find(&offer.params, "part").map(|p| clean(p, 16)).filter(|p| p.bytes().all(letter));
         Some(Claim {
             hardware: index,
-            device: label(device).to_owned(),
+            device: part.as_ref().map_or_else(|| label(device).to_owned(), |p| format!("{}:{p}", label(device))),
+            part,
             score: offer.score.min(MAX_SCORE),
             why: clean(&offer.why, 300),
             remedy: find(&offer.params, "remedy").map_or_else(String::new, |remedy| clean(remedy, 300)),

@@ -1,5 +1,6 @@
 //! What the search found, for people and programs: `sd-worker backend list`, `doctor`, `GET /v1/backends`.
 
+use crate::PluginError;
 use backend_api::{HwDevice, HwKind, find};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -52,12 +53,45 @@ impl From<&HwDevice> for DeviceReport {
     }
 }
 
+impl State {
+    /// The name on the wire and in lists.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Chosen => "chosen",
+            State::Failed => "failed",
+            State::Available => "available",
+            State::Skipped => "skipped",
+            State::Refused => "refused",
+        }
+    }
+}
+
+impl Report {
+    /// Notes that a choice failed when it was opened.
+    pub fn note_failure(&mut self, error: &PluginError) {
+        let Some(plugin) = self.plugins.iter_mut().find(|p| error.concerns(&p.file)) else { return };
+        plugin.reason = format!("failed: {error}");
+        (plugin.state, plugin.remedy, plugin.code) = (State::Failed, Some(error.remedy()), Some(error.code()));
+    }
+
+    /// Notes which devices a plugin was opened on.
+    pub fn note_opened(&mut self, file: &str, devices: &[String], why: &str) {
+        let Some(plugin) = self.plugins.iter_mut().find(|p| p.file == file) else { return };
+        let also = if plugin.state == State::Failed { format!("; {}", plugin.reason) } else { String::new() };
+        plugin.reason = format!("{}: {why}{also}", devices.join(", "));
+        plugin.state = State::Chosen;
+        self.plugins.sort_by(|a, b| a.state.cmp(&b.state).then_with(|| a.file.cmp(&b.file)));
+    }
+}
+
 /// What became of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It is the first choice.
     Chosen,
+    /// It was the first choice, and failed.
+    Failed,
     /// It could run here, and is tried when better ones fail.
     Available,
     /// It does not fit this machine or this wish.

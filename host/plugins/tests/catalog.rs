@@ -65,7 +65,8 @@ fn a_failing_open_is_told_in_the_plugins_words() {
     let dir = common::folder(&["rogue"]);
     let catalog = Catalog::scan(&common::search(dir.path()));
     for (script, words) in [("fail@open", "scripted failure in open"), ("panic@open", "panicked in `open`")] {
-        let Err(PluginError::Open { id, device, error }) = open(&catalog, &named("rogue", &[("rogue", script)])) else {
+        let Err(PluginError::Open { id, device, error, .. }) = open(&catalog, &named("rogue", &[("rogue", script)]))
+        else {
             panic!("{script} was opened")
         };
         assert_eq!((id.as_str(), device.as_str()), ("rogue", "cpu"));

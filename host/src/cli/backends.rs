@@ -5,7 +5,7 @@ use super::{
     terminal::{bytes, say},
 };
 use crate::{app, config::BackendArgs, fault::Fault};
-use sd_plugins::{Report, State};
+use sd_plugins::Report;
 
 pub(super) fn run(command: &BackendCommand) -> Result<(), Fault> {
     match command {
@@ -39,12 +39,7 @@ pub(super) fn print(report: &Report) {
         );
     }
     for plugin in &report.plugins {
-        let state = match plugin.state {
-            State::Chosen => "chosen",
-            State::Available => "available",
-            State::Skipped => "skipped",
-            State::Refused => "refused",
-        };
+        let state = plugin.state.as_str();
         let name = if plugin.id.is_empty() { plugin.file.clone() } else { format!("{} {}", plugin.id, plugin.version) };
         say(&format!("  {state:<10} {name}: {}", plugin.reason));
         for offer in &plugin.offers {

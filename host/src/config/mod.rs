@@ -63,7 +63,8 @@ pub struct BackendArgs {
     /// Use this plugin instead of the best for the hardware (see `sd-worker backend list`)
     #[arg(long, env = "SD_WORKER_BACKEND")]
     pub backend: Option<String>,
-    /// Use this device, such as `cpu` or `cuda:1`; a bare number is the device of this index
+    /// Use these devices: `cpu`, `cuda:1`, a PCI address, a number (the device of this index), a list of them with
+    /// commas, `gpu` for all GPUs, or `all`. Without it: all GPUs of the best backend, else the CPU
     #[arg(long, env = "SD_WORKER_DEVICE", visible_aliases = ["cuda-device", "metal-device"])]
     pub device: Option<String>,
     /// An option for the backend as `name=value`, such as `threads=2`; may be given several times

@@ -18,6 +18,7 @@ mod room;
 mod run;
 mod session;
 mod shelf;
+mod spread;
 mod tensor;
 mod text;
 mod tokens;
@@ -28,7 +29,7 @@ pub(crate) use text::check as check_prompt;
 
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Job, Outcome, Queue},
+    jobs::{Job, Outcome, Queue, Taker},
     library::Library,
     telemetry::{Metrics, Outcome as Ended, Stage},
 };
@@ -36,6 +37,7 @@ use device::Task;
 use mount::{Mount, Want};
 use place::{Condition, Place, is_death};
 use shelf::Source;
+use spread::Outlook;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -89,10 +91,9 @@ impl Engine {
         idle_unload: Option<Duration>,
         max_models: usize,
     ) -> std::io::Result<Arc<Engine>> {
-        let lanes: Vec<usize> = devices.iter().map(|(_, lanes)| *lanes).collect();
         let places = devices
             .into_iter()
-            .map(|(device, _)| Arc::new(Place::new(Mount::new(device, max_models, metrics.clone()))))
+            .map(|(device, lanes)| Arc::new(Place::new(Mount::new(device, max_models, metrics.clone()), lanes)))
             .collect();
         let engine = Arc::new(Engine {
             places,
@@ -105,8 +106,8 @@ impl Engine {
             idle_unload,
             lanes: Mutex::default(),
         });
-        for (place, count) in engine.places.iter().zip(lanes) {
-            for lane in 0..count {
+        for place in &engine.places {
+            for lane in 0..place.lanes {
                 let (engine_, place) = (engine.clone(), place.clone());
                 let name = format!("lane {lane} {}", place.label);
                 let handle = std::thread::Builder::new().name(name).spawn(move || engine_.lane(&place))?;
@@ -164,20 +165,59 @@ impl Engine {
         reasons.map(|all| all.join("; "))
     }
 
-    /// Loads a model on the device that does least, outside any job. Blocks.
+    /// Loads a model outside any job: on the devices that have it, else on the one with the fewest users of its models.
+    /// Blocks.
     pub fn load_model(&self, name: &str) -> Result<LoadedModel, Fault> {
         self.load_model_watched(name, &(Arc::new(|_, _| ()) as LoadProgress))
     }
 
     /// The same, telling how it goes on.
     pub fn load_model_watched(&self, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
-        let place = self
-            .places
-            .iter()
+        let working = || self.places.iter().filter(|p| p.trouble().is_none());
+        let place = working()
             .find(|p| p.mount().holds(name))
-            .or_else(|| self.places.iter().min_by_key(|p| p.mount().users()))
-            .ok_or_else(|| Fault::new(FaultCode::NotReady, "there is no device"))?;
-        Ok(self.hold(place, name, &Arc::default(), progress)?.loaded.clone())
+            .or_else(|| working().min_by_key(|p| p.mount().users()))
+            .ok_or_else(|| Fault::new(FaultCode::NotReady, "there is no device that works"))?;
+        self.load_at(place, name, progress)
+    }
+
+    /// Loads a model on every device, on all at the same time. The error is that of the first, when none has it then.
+    pub fn load_everywhere(&self, name: &str) -> Result<(), Fault> {
+        let outcomes: Vec<Result<(), Fault>> = std::thread::scope(|scope| {
+            let load = |p: &'_ Arc<Place>| {
+                let place = p.clone();
+                scope.spawn(move || self.load_at(&place, name, &(Arc::new(|_, _| ()) as LoadProgress)).map(|_| ()))
+            };
+            let running: Vec<_> = self.places.iter().map(load).collect();
+            let broken = || Err(Fault::internal("the model could not be loaded"));
+            running.into_iter().map(|r| r.join().unwrap_or_else(|_| broken())).collect()
+        });
+        let mut faults = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        faults.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn load_at(&self, place: &Place, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
+        let (since, was_there) = (Instant::now(), place.mount().holds(name));
+        let loaded = match self.hold(place, name, &Arc::default(), progress) {
+            Ok(session) => session.loaded.clone(),
+            Err(fault) => {
+                if is_death(fault.code) {
+                    place.mount().retire(None);
+                    place.tried(name, Some(&fault));
+                }
+                return Err(fault);
+            }
+        };
+        if !was_there {
+            place.pace.loaded(name, since.elapsed().as_secs_f64());
+        }
+        Ok(loaded)
     }
 
     /// Gives a model's memory back. `false` when it was on no device; a fault while jobs use it.
@@ -221,15 +261,25 @@ impl Engine {
                     continue;
                 }
             }
-            let mount = place.mount();
             if let Some(limit) = self.idle_unload {
-                mount.take_down_idle(limit);
+                place.mount().take_down_idle(limit);
             }
-            let Some(job) = self.queue.pop(&|model| mount.holds(model), IDLE) else { continue };
-            drop(mount);
+            let Some(job) = self.queue.pop(|| self.looking(place), IDLE) else { continue };
             self.running.fetch_add(1, Ordering::AcqRel);
+            place.pace.begin(&job.id, place.outlook().expected((&*job.spec).into()));
             self.run(place, &job);
+            place.pace.end(&job.id);
             self.running.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// A free lane looks at the queue: its own device, and the others that work.
+    fn looking(&self, place: &Place) -> Looking {
+        let others = self.places.iter().filter(|p| p.label != place.label && p.trouble().is_none());
+        Looking {
+            works: place.trouble().is_none(),
+            mine: place.outlook(),
+            others: others.map(|p| p.outlook()).collect(),
         }
     }
 
@@ -318,8 +368,16 @@ impl Engine {
     /// Runs a job, and takes down what its failure spoiled.
     fn attempt(&self, place: &Place, job: &Arc<Job>) -> Outcome {
         let mount = place.mount();
+        let was_there = mount.holds(&job.spec.model);
         match catch_unwind(AssertUnwindSafe(|| run::job(self, place, job))) {
-            Ok(Ok(())) => Outcome::Complete,
+            Ok(Ok(())) => {
+                let t = job.snapshot().timings;
+                if !was_there {
+                    place.pace.loaded(&job.spec.model, t.load.as_secs_f64());
+                }
+                place.pace.drawn((&*job.spec).into(), (t.encode + t.denoise + t.decode + t.write).as_secs_f64());
+                Outcome::Complete
+            }
             Ok(Err(fault)) if fault.code == FaultCode::Cancelled => Outcome::Cancelled,
             Ok(Err(fault)) => {
                 match fault.code {
@@ -398,5 +456,23 @@ impl Engine {
     fn source(&self, name: &str) -> Result<Source, Fault> {
         let resolved = self.library.resolve(name)?;
         Ok(Source { files: resolved.source(), fingerprint: resolved.model.fingerprint.clone() })
+    }
+}
+
+/// A lane at the queue.
+struct Looking {
+    /// It may have stopped working while the lane waited.
+    works: bool,
+    mine: Outlook,
+    others: Vec<Outlook>,
+}
+
+impl Taker for Looking {
+    fn holds(&self, model: &str) -> bool {
+        self.mine.holds(model)
+    }
+
+    fn leaves(&mut self, job: &Job) -> bool {
+        !self.works || spread::leaves(&self.mine, &mut self.others, (&*job.spec).into())
     }
 }

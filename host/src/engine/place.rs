@@ -1,6 +1,9 @@
 //! One device over time: the backend that serves there now, and whether it can.
 
-use super::mount::Mount;
+use super::{
+    mount::Mount,
+    spread::{Outlook, Pace},
+};
 use crate::fault::{Fault, FaultCode};
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -16,6 +19,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(super) struct Place {
     /// A label such as `cpu` or `cuda:0`.
     pub(super) label: String,
+    /// Jobs that it runs at the same time.
+    pub(super) lanes: usize,
+    /// How fast it is.
+    pub(super) pace: Pace,
     mount: RwLock<Arc<Mount>>,
     broken: Mutex<Option<Broken>>,
 }
@@ -49,9 +56,9 @@ pub(super) fn is_death(code: FaultCode) -> bool {
 }
 
 impl Place {
-    pub(super) fn new(mount: Arc<Mount>) -> Self {
+    pub(super) fn new(mount: Arc<Mount>, lanes: usize) -> Self {
         let label = mount.device.label.to_string();
-        Place { label, mount: RwLock::new(mount), broken: Mutex::default() }
+        Place { label, lanes, pace: Pace::default(), mount: RwLock::new(mount), broken: Mutex::default() }
     }
 
     /// The backend that serves here now.
@@ -69,6 +76,11 @@ impl Place {
             return Some("a call into the backend does not come back, and it runs in this process: restart the worker, and see --isolate".to_owned());
         }
         self.broken().as_ref().map(|b| b.reason.clone())
+    }
+
+    /// What can be expected of it now.
+    pub(super) fn outlook(&self) -> Outlook {
+        self.pace.outlook(self.lanes, self.mount().models())
     }
 
     /// What a lane may do now.

@@ -19,7 +19,7 @@ pub use follower::Follower;
 pub use job::{Job, JobId, JobState, Origin, Outcome, Past, Picture, Snapshot, Timings};
 pub(crate) use job::{line, timings_json};
 pub use keep::{Ending, Keeper};
-pub use queue::{Place, Queue, QueueError};
+pub use queue::{Place, Queue, QueueError, Taker};
 pub use registry::{Lookup, Registry};
 pub use settled::SettledSpec;
 pub use sizes::{SizeIds, Sizes};

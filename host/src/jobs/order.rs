@@ -1,6 +1,7 @@
 //! Who is next: priorities, turns between owners, and models that are not swapped back and forth.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
@@ -31,27 +32,25 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// The index of the next among `waiting`, which are in the order they came. `loaded` says of a model whether it is at hand.
-    pub(super) fn choose<W: Waits>(&mut self, waiting: &[W], loaded: &dyn Fn(&str) -> bool) -> Option<usize> {
+    /// The index of the next among `waiting`, which are in the order they came. `loaded` says of a model whether it is at
+    /// hand; `leaves`, asked in the order of the turns, whether somebody is left to another device.
+    pub(super) fn choose<W: Waits>(
+        &mut self,
+        waiting: &[W],
+        loaded: &dyn Fn(&str) -> bool,
+        leaves: &mut dyn FnMut(&W) -> bool,
+    ) -> Option<usize> {
         self.level(waiting);
-        let top = waiting.iter().map(W::priority).max()?;
         let turn = |w: &W| self.served.get(w.owner()).copied().unwrap_or(0);
-        let first = |fits: &dyn Fn(&W) -> bool| {
-            let candidates = waiting.iter().enumerate().filter(|(_, w)| w.priority() == top && fits(w));
-            candidates.min_by_key(|(i, w)| (turn(w), *i)).map(|(i, _)| i)
-        };
-        let fair = first(&|_| true)?;
-        let at_hand = if loaded(waiting[fair].model()) { None } else { first(&|w| loaded(w.model())) };
-        let chosen = match at_hand {
-            Some(other) if self.skips < MAX_SKIPS && waiting[fair].since().elapsed() < MAX_SKIP_AGE => {
-                self.skips += 1;
-                other
-            }
-            _ => {
-                self.skips = 0;
-                fair
-            }
-        };
+        let mut turns: Vec<usize> = (0..waiting.len()).collect();
+        turns.sort_by_key(|i| (Reverse(waiting[*i].priority()), turn(&waiting[*i]), *i));
+        let (at, first) = turns.first().map(|i| (*i, &waiting[*i]))?;
+        let may_skip = self.skips < MAX_SKIPS && first.since().elapsed() < MAX_SKIP_AGE;
+        let at_hand = |i: &usize| waiting[*i].priority() == first.priority() && loaded(waiting[*i].model());
+        let ahead = turns.iter().copied().find(at_hand).filter(|i| may_skip && *i != at);
+        let mut candidates = ahead.into_iter().chain(turns.into_iter().filter(|i| Some(*i) != ahead));
+        let chosen = candidates.find(|i| !leaves(&waiting[*i]))?;
+        self.skips = if Some(chosen) == ahead { self.skips + 1 } else { 0 };
         *self.served.entry(waiting[chosen].owner().to_owned()).or_default() += 1;
         Some(chosen)
     }
@@ -98,7 +97,7 @@ mod tests {
 
     fn take(order: &mut Order, waiting: &mut Vec<Guest>, loaded: Option<&str>, count: usize) -> Vec<Guest> {
         let here = |model: &str| loaded == Some(model);
-        (0..count).filter_map(|_| order.choose(waiting, &here).map(|i| waiting.remove(i))).collect()
+        (0..count).filter_map(|_| order.choose(waiting, &here, &mut |_| false).map(|i| waiting.remove(i))).collect()
     }
 
     #[test]

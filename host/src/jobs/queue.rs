@@ -9,9 +9,18 @@ use super::{
     order::{Order, Waits},
 };
 use std::{
+    cell::RefCell,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+/// A device that looks for its next job.
+pub trait Taker {
+    /// Whether it has a model in memory.
+    fn holds(&self, model: &str) -> bool;
+    /// Whether it leaves a job to another device. Asked in the order in which jobs would be taken.
+    fn leaves(&mut self, job: &Job) -> bool;
+}
 
 /// Why a job was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,12 +125,14 @@ impl Queue {
             inner.waiting.push(job.clone());
             before
         };
-        self.arrived.notify_one();
+        // All look: the one that is woken first may leave the job to another.
+        self.arrived.notify_all();
         Ok(position)
     }
 
-    /// Waits for a job. `loaded` says whether this device holds a model. `None` after `wait`, or when the queue is closed.
-    pub fn pop(&self, loaded: &dyn Fn(&str) -> bool, wait: Duration) -> Option<Arc<Job>> {
+    /// Waits for a job. `taker` makes, at each look, what knows the device. `None` after `wait`, or when the queue is
+    /// closed.
+    pub fn pop<T: Taker>(&self, taker: impl Fn() -> T, wait: Duration) -> Option<Arc<Job>> {
         let until = Instant::now() + wait;
         let mut inner = self.lock();
         loop {
@@ -130,7 +141,10 @@ impl Queue {
                 return None;
             }
             let Inner { waiting, order, .. } = &mut *inner;
-            if let Some(next) = order.choose(waiting, loaded) {
+            let taker = RefCell::new(taker());
+            let (holds, mut leaves) =
+                (|model: &str| taker.borrow().holds(model), |job: &Arc<Job>| taker.borrow_mut().leaves(job));
+            if let Some(next) = order.choose(waiting, &holds, &mut leaves) {
                 return Some(waiting.remove(next));
             }
             let left = until.saturating_duration_since(Instant::now());

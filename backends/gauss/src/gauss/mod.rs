@@ -32,10 +32,21 @@ use backend_api::{
     PluginInfo, Stage, Task, UpscalerDesc,
     abi_stable::std_types::{RString, RVec},
     author::{self, log},
-    find,
 };
 use options::Options;
 use std::time::{Duration, Instant};
+
+/// The version. Tests change the digit behind `build.` in a copy of the file, and have another version of the plugin.
+#[used]
+static VERSION: [u8; 13] = *b"0.1.0+build.1";
+
+fn version() -> &'static str {
+    // Behind a black box, so that the bytes in the file are what is read.
+    std::str::from_utf8(std::hint::black_box(&VERSION)).unwrap_or("unknown")
+}
+
+/// The environment variable with the number of devices as which the processor is offered.
+const PARTS: &str = "SD_GAUSS_DEVICES";
 
 /// The library.
 pub(crate) struct Gauss;
@@ -45,24 +56,29 @@ impl author::Plugin for Gauss {
         PluginInfo {
             id: "gauss".into(),
             vendor: "sd-worker".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: version().into(),
             params: vec![Param::new("test_only", 1)].into(),
         }
     }
 
     fn probe(hardware: &[HwDevice]) -> Vec<Offer> {
-        let offer = |hw_index: usize| Offer {
+        let offer = |hw_index: usize, params: RVec<Param>| Offer {
             hw_index: hw_index as u32,
             score: 1,
             why: "draws Gaussian noise fields for tests, on any processor".into(),
-            params: RVec::new(),
+            params,
         };
-        (0..hardware.len()).filter(|i| hardware[*i].kind == HwKind::CPU).map(offer).collect()
+        let parts: Option<u32> = std::env::var(PARTS).ok().and_then(|n| n.parse().ok());
+        let offers = |i: usize| match parts {
+            None => vec![offer(i, RVec::new())],
+            Some(n) => (0..n).map(|part| offer(i, vec![Param::new("part", part)].into())).collect(),
+        };
+        (0..hardware.len()).filter(|i| hardware[*i].kind == HwKind::CPU).flat_map(offers).collect()
     }
 
     fn open(hardware: &HwDevice, options: &[Param], _: HostRef) -> Result<Box<dyn author::Backend>, AbiError> {
         log::debug("gauss", "opened");
-        let total = match find(options, "total_bytes") {
+        let total = match options::setting(options, "total_bytes") {
             Some(text) => text.parse().map_err(|_| AbiError::invalid("option `total_bytes` must be a whole number"))?,
             None => hardware.mem_total,
         };

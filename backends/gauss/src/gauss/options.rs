@@ -85,6 +85,12 @@ impl Default for Options {
     }
 }
 
+/// An option that was given to `open`: that of the opened part of a device (`step_ms.1`), else that of all.
+pub(crate) fn setting<'o>(opened: &'o [Param], key: &str) -> Option<&'o str> {
+    let own = find(opened, "part").and_then(|part| find(opened, &format!("{key}.{part}")));
+    own.or_else(|| find(opened, key))
+}
+
 impl Options {
     /// Reads the config of role `gauss`; `step_ms`, `load_ms`, `decode_ms`, `weight_bytes` and `oom_above` may also
     /// stand in the model's options or in those given to `open`.
@@ -101,7 +107,7 @@ impl Options {
             ("weight_bytes", &mut options.weight_bytes),
             ("oom_above", &mut options.oom_above),
         ] {
-            if let Some(text) = find(&source.options, key).or_else(|| find(opened, key)) {
+            if let Some(text) = find(&source.options, key).or_else(|| setting(opened, key)) {
                 *slot =
                     text.parse().map_err(|_| AbiError::invalid(format!("option `{key}` must be a whole number")))?;
             }

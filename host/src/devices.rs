@@ -1,0 +1,107 @@
+//! The devices that a worker opens: each on a thread of its own, each with the best plugin that works there.
+
+use crate::{
+    app::{Settings, scan},
+    engine::Device,
+    fault::Fault,
+};
+use backend_api::HwKind;
+use sd_plugins::{Catalog, Choice, PluginError, Report, Seat, tracing_host};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Jobs that one GPU runs at the same time, when nothing else is said.
+const GPU_LANES: usize = 4;
+/// What the lanes wait longer than the watchdog of an isolated plugin: for its end, and a new start.
+const BEHIND: Duration = Duration::from_secs(60);
+
+/// What a device's thread says about what it opened.
+struct About {
+    gpu: bool,
+    isolated: bool,
+    why: String,
+    file: String,
+}
+
+/// Opens the chosen devices, with the number of lanes of each. A device that does not open is said and left out; when none
+/// does, and none was named, what is left is tried: the processor instead of GPUs.
+pub(crate) fn open_devices(settings: &Settings) -> Result<(Vec<(Device, usize)>, Report), Fault> {
+    let (catalog, choice) = scan(&settings.backends, Some(settings.call_limit));
+    let mut report = catalog.report(&choice);
+    let seats = catalog.seats(&choice)?;
+    let catalog = Arc::new(catalog);
+    let (mut opened, mut failed) = (Vec::new(), Vec::new());
+    for seat in seats.wanted {
+        opened.extend(open(&catalog, &choice, seat, settings, &mut failed)?);
+    }
+    if let (true, Some(rest)) = (opened.is_empty(), seats.rest) {
+        opened.extend(open(&catalog, &choice, rest, settings, &mut failed)?);
+    }
+    failed.iter().for_each(|error| report.note_failure(error));
+    if opened.is_empty() {
+        return Err(catalog.nothing(&choice, failed).into());
+    }
+    for (_, about) in &opened {
+        let same = opened.iter().filter(|(_, other)| other.file == about.file);
+        let labels: Vec<String> = same.map(|(device, _)| device.label.to_string()).collect();
+        report.note_opened(&about.file, &labels, &about.why);
+    }
+    let lanes = |about: &About| settings.lanes.unwrap_or(if about.gpu { GPU_LANES } else { 1 });
+    Ok((opened.into_iter().map(|(device, about)| (device, lanes(&about))).collect(), report))
+}
+
+/// Opens one device, if a plugin works there. The whole life of the backend is on the device's own thread.
+fn open(
+    catalog: &Arc<Catalog>,
+    choice: &Choice,
+    seat: Seat,
+    settings: &Settings,
+    failed: &mut Vec<PluginError>,
+) -> Result<Option<(Device, About)>, Fault> {
+    let (catalog, choice, label) = (catalog.clone(), choice.clone(), seat.device.clone());
+    let failures = Arc::new(Mutex::new(Vec::new()));
+    let noted = failures.clone();
+    let started = Device::start(settings.call_limit, move || {
+        let note = |errors| *noted.lock().unwrap_or_else(PoisonError::into_inner) = errors;
+        let opened = match catalog.open_seat(&seat, &choice, &|id| tracing_host(id)) {
+            Ok(opened) => opened,
+            Err(errors) => {
+                note(errors);
+                return Err(Fault::internal("no plugin opened"));
+            }
+        };
+        tracing::info!(
+            backend = opened.id,
+            version = opened.version,
+            device = opened.device,
+            why = opened.why,
+            isolated = opened.isolated,
+            "backend opened"
+        );
+        note(opened.failed);
+        let about = About {
+            gpu: opened.hardware.kind == HwKind::GPU,
+            isolated: opened.isolated,
+            why: opened.why,
+            file: opened.file,
+        };
+        Ok((opened.backend, opened.id, opened.device, about))
+    });
+    let errors = std::mem::take(&mut *failures.lock().unwrap_or_else(PoisonError::into_inner));
+    let nothing_opened = !errors.is_empty();
+    failed.extend(errors);
+    match started {
+        // A process of its own has a watchdog, which knows progress from silence; the lanes' own limit only stands behind.
+        Ok((device, about)) if about.isolated => {
+            Ok(Some((device.with_call_limit(settings.call_limit * 4 + BEHIND), about)))
+        }
+        Ok(opened) => Ok(Some(opened)),
+        Err(_) if nothing_opened => {
+            tracing::warn!(device = label, "no backend works on this device; it is left out");
+            Ok(None)
+        }
+        Err(fault) => Err(fault),
+    }
+}
