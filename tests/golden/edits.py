@@ -1,5 +1,5 @@
 """Goldens of edited pictures that the families' own goldens do not show: edges of strength, legacy inpainting on XL, soft
-and blurred masks, and what stands under a mask.
+and blurred masks, what stands under a mask, and "only masked".
 
 Every picture and mask is given in 8 bits, so that a request can carry it as it is.
 """
@@ -32,6 +32,8 @@ CASES = (
     ("sd15", "filled", "inpaint4", DDIM, dict(strength=0.6), "filled", dict(inpaint_fill="fill")),
     ("sd15", "latent_noise", "inpaint4", DDIM, dict(strength=0.6), "latent_noise", dict(inpaint_fill="latent_noise")),
     ("sd15", "latent_nothing", "inpaint4", DDIM, dict(strength=0.6), "latent_nothing", dict(inpaint_fill="latent_nothing")),
+    ("sd15", "only_masked", "inpaint4", DDIM, dict(strength=0.6, padding_mask_crop=4), None, dict(only_masked=True, only_masked_padding=4)),
+    ("sdxl", "only_masked_tight", "inpaint4", EULER, dict(strength=1.0, padding_mask_crop=0), None, dict(only_masked=True, only_masked_padding=0)),
     ("pix2pix", "no_image_guidance", "pix2pix", DDIM, dict(image_guidance_scale=1.0), None, dict(image_guidance_scale=1.0, strength=1.0)),
 )
 
@@ -69,6 +71,15 @@ def filled(image, mask):
         for _ in range(repeats):
             out.alpha_composite(layer)
     return torch.tensor(np.array(out.convert("RGB"))).permute(2, 0, 1)[None]
+
+
+def fill_alone():
+    """What every shade of a mask does to the fill: noise with a soft and a hard hole, wide enough for thin cover."""
+    picture = torch.randint(0, 256, (1, 3, 50, 71), generator=generator(SEED), dtype=torch.uint8)
+    mask = torch.linspace(0, 255, 71).round().to(torch.uint8).repeat(1, 1, 50, 1)
+    mask[..., 4:47, 6:66] = 255
+    mask[..., 20:25, 30:33] = 0
+    return {"fill.picture": picture, "fill.mask": mask, "fill.result": filled(picture, mask)}
 
 
 def under_the_mask(pipe, mask, noise_there):
@@ -112,12 +123,17 @@ def draw(family, kind, scheduler, options, special):
     kwargs["image"] = image.float() / 255
     if "inpaint" in kind:
         kwargs.update(mask_image=mask.float() / 255, height=HEIGHT, width=WIDTH)
+    if "padding_mask_crop" in options:
+        # The pipelines cut a region out of Pillow's pictures alone.
+        kwargs.update(image=as_pil(image), mask_image=as_pil(mask))
+        result = pipe(**kwargs, generator=generator(SEED), output_type="pil").images[0]
+        return torch.tensor(np.array(result)).permute(2, 0, 1)[None], sent, mask
     return eight_bits(pipe(**kwargs, generator=generator(SEED), output_type="pt").images), sent, mask
 
 
 def write():
     """Makes `goldens/edits.safetensors` and `goldens/edits.json`."""
-    tensors, cases = {}, []
+    tensors, cases = fill_alone(), []
     for family, name, kind, scheduler, options, special, fields in CASES:
         result, sent, mask = draw(family, kind, scheduler, options, special)
         key = f"{family}.{name}"

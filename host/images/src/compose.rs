@@ -3,8 +3,8 @@
 //! Where a mask is 0 the original's bytes come back unchanged; that is a promise, not a rounding accident.
 
 use crate::picture::blend;
-use crate::resize::extended;
-use crate::{Filter, ImageError, Limits, Mask, Picture, resample};
+use crate::resize::{ResizeMode, extended, resize};
+use crate::{ImageError, Limits, Mask, Picture};
 
 /// A rectangle of a picture that is worked on at its own size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,8 @@ fn widen(start: &mut i64, end: &mut i64, more: i64, side: i64) {
     (*start, *end) = (*start + under, (*end + under).min(side));
 }
 
-/// Puts a painted region back into its picture: resized to the region, blended by the (whole picture's) mask.
+/// Puts a painted region back into its picture: resized to the region in its own proportions, as it was fitted into the
+/// job's (`ResizeMode::Fill`), and blended by the whole picture's mask.
 ///
 /// Errors: `SizeMismatch`, `Length`.
 pub fn paste_back(
@@ -73,7 +74,7 @@ pub fn paste_back(
     region: CropRegion,
 ) -> Result<Picture, ImageError> {
     mask.same_size("the picture", original.size())?;
-    let resized = resample(painted, region.width, region.height, Filter::Lanczos)?;
+    let resized = resize(painted, region.width, region.height, ResizeMode::Crop)?;
     let mut overlay = original.clone();
     overlay.paste(&resized, region.x.into(), region.y.into());
     composite(original, &overlay, mask)

@@ -12,7 +12,9 @@ use crate::{
     jobs::InpaintFill,
 };
 use backend_api::extra;
-use sd_images::{CropRegion, Filter, LatentMask, Mask, Picture, crop_region, fill_masked, resample};
+use sd_images::{
+    CropRegion, Filter, ImageError, LatentMask, Mask, Picture, ResizeMode, crop_region, fill_masked, resize,
+};
 use sd_sampling::{Plan, noise::BatchNoise};
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ pub(super) struct Source {
     pub(super) whole: Arc<Picture>,
     /// Where the work goes, if it is only a part.
     pub(super) region: Option<CropRegion>,
-    /// What the VAE sees: the region brought to the job's size.
+    /// What the VAE sees: the region brought to the job's size, in its own proportions.
     work: Picture,
     /// The mask over the whole picture, 255 = repaint.
     pub(super) mask: Option<Arc<Mask>>,
@@ -38,15 +40,10 @@ impl Source {
         let (mut work, work_mask) = match region {
             None => (init.as_ref().clone(), mask.as_deref().cloned()),
             Some(r) => {
-                let part = resample(&init.crop(r.x, r.y, r.width, r.height), width, height, Filter::Lanczos)?;
-                let cut = mask.as_deref().map(|m| {
-                    m.crop(r.x, r.y, r.width, r.height).resize(
-                        width,
-                        height,
-                        sd_images::ResizeMode::Stretch,
-                        Filter::Bilinear,
-                    )
-                });
+                // A region of whole pixels hardly ever has the job's proportions: as in A1111 and diffusers it keeps its
+                // own, and the few columns or rows that are missing repeat its edge.
+                let part = resize(&init.crop(r.x, r.y, r.width, r.height), width, height, ResizeMode::Fill)?;
+                let cut = mask.as_deref().map(|m| region_mask(m, r, width, height));
                 (part, cut.transpose()?)
             }
         };
@@ -58,6 +55,15 @@ impl Source {
         }
         Ok(Source { whole: init.clone(), region, work, mask, work_mask })
     }
+}
+
+/// The mask over a region, brought to the job's size as the region is. One without shades stays so: a resized edge would
+/// leave a few cells half repainted, where diffusers decides by the half.
+fn region_mask(mask: &Mask, r: CropRegion, width: u32, height: u32) -> Result<Mask, ImageError> {
+    let part = mask.crop(r.x, r.y, r.width, r.height);
+    let resized = part.resize(width, height, ResizeMode::Fill, Filter::Lanczos)?;
+    let hard = part.data.iter().all(|value| matches!(value, 0 | 255));
+    Ok(if hard { resized.binarize(128) } else { resized })
 }
 
 /// The starting point.
