@@ -18,6 +18,8 @@ mod hub; // models that are fetched when a job names them
 mod images; // pictures of requests: bombs, damage, links, other programs' files
 mod keys; // turns, rates and ids of several keys
 mod lifecycle; // cancel, disconnect, full queue, shutdown
+#[cfg(target_os = "linux")]
+mod memory; // memory runs out by a limit of the kernel's
 mod models; // several models on one device: which stay, which go
 mod numbers; // outputs that are no numbers, memory that does not suffice
 mod parity; // whole pictures over HTTP against diffusers

@@ -53,5 +53,6 @@ fn the_interface_itself_costs_less_than_a_microsecond() {
     // One latent cell per item: what remains is the call, the checks on both sides and one clock reading.
     let took = times(&mut session, 8, 1, 20_000);
     println!("a predict of 8 items of 4 × 1 × 1 (fastest, median): {took:?}");
-    assert!(took[0] < Duration::from_micros(5), "{took:?}");
+    // The fastest of many: what is left when nobody interrupts.
+    assert!(took[0] < Duration::from_micros(1), "{took:?}");
 }

@@ -140,3 +140,80 @@ fn a_missing_dependency_is_not_for_this_machine() {
     let reason = refused(&bytes);
     assert!(reason.contains("not for this machine") && reason.contains("lib~.so.6"), "{reason}");
 }
+
+/// Every kind of file that was ever seen in a plugin folder, at once and in this very process: each is told apart, and
+/// nothing crashes, hangs or spoils the next one.
+#[test]
+fn a_folder_of_every_kind_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let gauss = std::fs::read(common::library("gauss")).unwrap();
+    let beside = common::library("gauss").parent().unwrap().to_owned();
+    let (mut good, mut bad) = (0, 0);
+    let path = |kind: &str| dir.path().join(format!("libsd_backend_{kind}.so"));
+    for kind in ["gauss", "rogue", "template", "template_c", "candle_cpu", "onnx"] {
+        std::fs::copy(common::library(kind), path(&format!("good_{kind}"))).unwrap();
+        good += 1;
+    }
+    for kind in ["v1_0", "v1_1"] {
+        std::fs::copy(beside.join(format!("libabi_{kind}.so")), path(&format!("good_{kind}"))).unwrap();
+        good += 1;
+    }
+    let mut write = |kind: &str, bytes: &[u8]| {
+        std::fs::write(path(kind), bytes).unwrap();
+        if kind.starts_with("good") { good += 1 } else { bad += 1 }
+    };
+    let changed = |at: usize, value: u8| {
+        let mut bytes = gauss.clone();
+        bytes[at] = value;
+        bytes
+    };
+    let replaced = |from: &[u8], to: &[u8]| {
+        let mut bytes = gauss.clone();
+        let at = bytes.windows(from.len()).position(|w| w == from).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        bytes
+    };
+    write("good_with_a_tail", &[gauss.as_slice(), b"junk behind the last section"].concat());
+    write("empty", b"");
+    write("zeros", &[0; 4096]);
+    write("ones", &[0xff; 4096]);
+    write("text", b"hello\n");
+    write("script", b"#!/bin/sh\nexit 0\n");
+    write("gzip", &[&[0x1f, 0x8b, 8, 0][..], &gauss[..4096]].concat());
+    write("zip", b"PK\x03\x04 and so on");
+    write("archive", b"!<arch>\nsd_backend.o/  0 0 0 644 10 `\n");
+    write("object", &changed(16, 1));
+    write("core", &changed(16, 4));
+    write("arm", &changed(18, 183));
+    write("bits32", &changed(4, 1));
+    write("big_endian", &changed(5, 2));
+    write("macho", &[0xcf, 0xfa, 0xed, 0xfe, 0x0c, 0, 0, 1, 0, 0]);
+    write("magic_only", b"\x7fELF");
+    write("header_only", &gauss[..64]);
+    for percent in [5, 10, 25, 50] {
+        write(&format!("cut_{percent}"), &gauss[..gauss.len() * percent / 100]);
+    }
+    write("no_library_there", &replaced(b"\0libc.so.6\0", b"\0lib~.so.6\0"));
+    write("other_version", &replaced(b"\0SD_BACKEND_V1\0", b"\0SD_BACKEND_V9\0"));
+    write("program", &std::fs::read("/proc/self/exe").unwrap());
+    write("major_2", &std::fs::read(beside.join("libabi_v2_0.so")).unwrap());
+    write("broken_layout", &std::fs::read(beside.join("libabi_v1_0_broken.so")).unwrap());
+    std::fs::create_dir(path("folder")).unwrap();
+    for (kind, target) in [("dangling", "/nowhere/at/all"), ("zero_device", "/dev/zero"), ("null_device", "/dev/null")]
+    {
+        std::os::unix::fs::symlink(target, path(kind)).unwrap();
+    }
+    let pipe = path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    bad += 5;
+
+    let report = Catalog::scan(&common::search(dir.path())).report(&Choice::default());
+    assert_eq!(report.plugins.len(), good + bad);
+    assert!(report.plugins.len() >= 31, "{good} good and {bad} bad kinds");
+    for plugin in &report.plugins {
+        let wanted = plugin.file.starts_with("libsd_backend_good_");
+        // A device's own name stands in the report, its link is resolved.
+        assert_eq!(plugin.state != State::Refused, wanted, "{}: {}", plugin.file, plugin.reason);
+        assert!(plugin.reason.len() < 500 && !plugin.reason.contains('\n'), "{}", plugin.reason);
+    }
+}
