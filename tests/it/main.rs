@@ -11,6 +11,8 @@ mod dialects; // OpenAI and A1111 over HTTP
 mod edit; // masks, sizes, outpainting, variations
 mod edits; // edited pictures against diffusers
 mod embeddings; // textual inversion
+#[cfg(target_os = "linux")]
+mod footprint; // many swaps, and the size of the idle worker
 #[cfg(unix)]
 mod generate; // drawing from the command line, pictures in terminals
 mod hires; // second passes against two requests and against diffusers
