@@ -71,9 +71,7 @@ fn edits_are_those_of_diffusers() {
             faults.push(format!("{key}: {ratio:.1} dB"));
         }
         let mut kept = weights.iter().flat_map(|w| w.as_raw().iter().zip(ours.as_raw().iter().zip(init.as_raw())));
-        // The reference rounds a blurred mask after each direction, ours once: its faint rim may be wider by a shade.
-        let blurred = case["request"].get("mask_blur").is_some();
-        if !blurred && kept.any(|(weight, (now, before))| *weight == 0 && now != before) {
+        if kept.any(|(weight, (now, before))| *weight == 0 && now != before) {
             faults.push(format!("{key}: a kept pixel changed"));
         }
         let named =

@@ -91,6 +91,8 @@ impl Mask {
         let (width, height) = (self.width as usize, self.height as usize);
         let mut data: Vec<f32> = self.data.iter().map(|&value| f32::from(value)).collect();
         blur_lines(&mut data, width, height, 1, width, sigma_x);
+        // The web UI blurs bytes, each direction by itself: what is next to nothing after the first is nothing.
+        data.iter_mut().for_each(|value| *value = value.round());
         blur_lines(&mut data, height, width, width, 1, sigma_y);
         let data = data.into_iter().map(|value| (value + 0.5).clamp(0.0, 255.0) as u8).collect();
         Self { width: self.width, height: self.height, data }
