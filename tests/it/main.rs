@@ -26,6 +26,7 @@ mod models; // several models on one device: which stay, which go
 mod numbers; // outputs that are no numbers, memory that does not suffice
 mod parity; // whole pictures over HTTP against diffusers
 mod pictures; // what tests of pictures share
+mod previews; // by factors, by decoders
 mod readme; // the README's examples, word for word
 mod refiner; // another model finishes the pictures
 mod restart; // kill, drain, full disk: nothing gets lost

@@ -27,6 +27,7 @@ mod library;
 mod memory;
 mod name;
 mod onnx;
+mod previews;
 #[cfg(test)]
 mod published;
 mod resolved;

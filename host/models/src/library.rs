@@ -8,6 +8,7 @@ use crate::{
     header::is_pickle_name,
     hub::cache,
     name::{HubId, ModelName, ModelRef},
+    previews,
     resolved::ResolvedModel,
     single, upscaler,
 };
@@ -52,7 +53,13 @@ impl Library {
     /// [`ModelError::NotFound`] if nothing has the name; otherwise what is wrong with the model.
     pub fn resolve(&self, model: &ModelRef, options: ResolveOptions) -> Result<ResolvedModel> {
         let (place, name) = self.find(model)?;
-        resolve_place(&place, &name, options)
+        let mut resolved = resolve_place(&place, &name, options)?;
+        let own = match &place {
+            Place::Folder(folder) => Some(folder),
+            Place::File(..) => None,
+        };
+        previews::attach(&mut resolved, own, &self.dirs);
+        Ok(resolved)
     }
 
     /// Whether something of this name is here, broken or not.
