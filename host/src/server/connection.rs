@@ -92,7 +92,8 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let left = !self.ended && !self.is_end_stream();
-        self.flags.body_left.store(left, Relaxed);
+        let number = self.flags.bodies.fetch_add(1, Relaxed) + 1;
+        self.flags.body_left.store(if left { number } else { 0 }, Relaxed);
         // Whoever answers without reading a small body must not cost the client its connection: hyper closes on an unread rest.
         let small = self.size_hint().upper().is_some_and(|bytes| bytes <= SMALL_REST);
         self.flags.closes.store(left && !small, Relaxed);
@@ -105,7 +106,8 @@ impl Drop for RequestBody {
                     while poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await.is_some_and(|f| f.is_ok()) {}
                 };
                 if tokio::time::timeout(REST_TIME, read).await.is_ok() {
-                    flags.body_left.store(false, Relaxed);
+                    // A later request may have left a body of its own since.
+                    let _ = flags.body_left.compare_exchange(number, 0, Relaxed, Relaxed);
                 }
             });
         }

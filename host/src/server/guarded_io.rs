@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,8 +17,11 @@ use super::refuse;
 /// What the parts of one connection tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Flags {
-    /// The request body was not read to its end: the client may still be sending.
-    pub(super) body_left: AtomicBool,
+    /// The number of the request whose body was not read to its end: its client may still be sending. 0 if there is none.
+    /// A number, since the rest of an earlier body may turn out to be read while a later request is answered already.
+    pub(super) body_left: AtomicU64,
+    /// Request bodies that have ended, read or not.
+    pub(super) bodies: AtomicU64,
     /// So much of the request body is left unread that the connection closes behind the answer.
     pub(super) closes: AtomicBool,
     /// The client did not read in time.
@@ -96,7 +99,9 @@ impl GuardedIo {
         if self.refusal.is_none() && bytes.starts_with(b"HTTP/1.") && self.flags.unanswered.load(Relaxed) == 0 {
             self.refusal = refuse::reworded(bytes).map(|words| (words, 0));
             // The client may be sending still: it must be able to read why it is refused.
-            self.flags.body_left.fetch_or(self.refusal.is_some(), Relaxed);
+            if self.refusal.is_some() {
+                self.flags.body_left.store(u64::MAX, Relaxed);
+            }
         }
     }
 
@@ -196,7 +201,7 @@ impl AsyncWrite for GuardedIo {
                 Linger::Open => {
                     ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
                     // Closing with unread bytes in the socket makes the kernel send a reset, which can overtake the answer.
-                    let unread = this.flags.body_left.load(Relaxed);
+                    let unread = this.flags.body_left.load(Relaxed) != 0;
                     this.linger = if unread { Linger::Draining(Timer::default()) } else { Linger::Done };
                 }
                 Linger::Draining(timer) => {
