@@ -19,7 +19,7 @@ use std::{
     path::Path,
     process::{Child, ChildStderr, Command, Stdio},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -34,6 +34,8 @@ const FRAME: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a question on the side socket may take.
 const QUESTION: Duration = Duration::from_secs(60);
+/// How long a dead child's last words are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The variable that tells a child how many bytes it may take once its device is open.
 pub(super) const ROOM: &str = "SD_PLUGIN_ROOM";
@@ -56,8 +58,16 @@ struct Life {
     child: Mutex<Child>,
     dead: AtomicBool,
     epitaph: Mutex<Option<AbiError>>,
-    /// The last lines of its standard error.
-    last_words: Mutex<VecDeque<String>>,
+    last_words: Mutex<LastWords>,
+    /// Tells that nothing more follows on its standard error.
+    silence: Condvar,
+}
+
+/// The end of what a child wrote to its standard error.
+#[derive(Default)]
+struct LastWords {
+    lines: VecDeque<String>,
+    complete: bool,
 }
 
 /// A child process with one library.
@@ -120,7 +130,8 @@ impl Process {
             child: Mutex::new(child),
             dead: AtomicBool::new(false),
             epitaph: Mutex::new(None),
-            last_words: Mutex::new(VecDeque::new()),
+            last_words: Mutex::default(),
+            silence: Condvar::new(),
         });
         let (sender, answers) = channel();
         let process = Process {
@@ -146,7 +157,13 @@ impl Process {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         if let Some(stderr) = stderr {
             let (life, host) = (Arc::clone(&self.life), host.clone());
-            thread("plugin-stderr").spawn(move || keep_words(stderr, &life, &host))?;
+            thread("plugin-stderr").spawn(move || {
+                keep_words(stderr, &life, &host);
+                locked(&life.last_words).complete = true;
+                life.silence.notify_all();
+            })?;
+        } else {
+            locked(&self.life.last_words).complete = true;
         }
         let (life, writer) = (Arc::clone(&self.life), Arc::clone(&self.side));
         thread("plugin-side").spawn(move || {
@@ -329,16 +346,25 @@ impl Life {
             },
             None => format!("stopped by the worker: {why}"),
         };
-        let words: Vec<String> = locked(&self.last_words).iter().cloned().collect();
+        let words = self.last_words();
         let message = if code == Code::TIMEOUT {
             format!("the backend gave no answer and was stopped ({why})")
         } else {
             format!("the backend's process died: {fate}")
         };
-        let error = AbiError::new(code, message).with_detail(clean(words.join(" | "), 2000));
+        let error = AbiError::new(code, message).with_detail(clean(words, 2000));
         // Later callers did not cause a time-out; for them the process is simply gone.
         *epitaph = Some(AbiError { code: Code::WORKER_DIED, ..error.clone() });
         error
+    }
+
+    /// What a dead child wrote last. Its pipe may still hold words that the reading thread has yet to take; a process
+    /// of its own that it left behind may keep the pipe open for ever, so the wait has an end.
+    fn last_words(&self) -> String {
+        let words = locked(&self.last_words);
+        let waited = self.silence.wait_timeout_while(words, LAST_WORDS, |w| !w.complete);
+        let (words, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        Vec::from_iter(words.lines.iter().map(String::as_str)).join(" | ")
     }
 }
 
@@ -411,9 +437,9 @@ fn keep_words(stderr: ChildStderr, life: &Life, host: &HostRef) {
             host.log(LogLevel::DEBUG, "stderr".into(), line.as_str().into());
         }
         let mut words = locked(&life.last_words);
-        words.push_back(line);
-        while words.len() > 5 {
-            words.pop_front();
+        words.lines.push_back(line);
+        while words.lines.len() > 5 {
+            words.lines.pop_front();
         }
     }
 }
