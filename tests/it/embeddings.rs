@@ -1,18 +1,18 @@
 //! Textual inversion over HTTP: files in `embeddings`, named in prompts, against diffusers' own loader.
 
 use crate::parity::{Golden, draw, psnr};
-use sd_tests::{Worker, WorkerOptions, root};
+use sd_tests::{Worker, WorkerOptions, copy_folder, root};
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::fs;
 
 /// A models directory with the tiny models and embeddings of every kind.
 fn models() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let fixtures = root().join("tests/fixtures");
     for family in ["sd15", "sdxl"] {
-        copy(&fixtures.join("models").join(family), &dir.path().join(family));
+        copy_folder(&fixtures.join("models").join(family), &dir.path().join(family));
     }
-    copy(&fixtures.join("embeddings"), &dir.path().join("embeddings"));
+    copy_folder(&fixtures.join("embeddings"), &dir.path().join("embeddings"));
     let at = |name: &str| dir.path().join("embeddings").join(name);
     let vectors: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).sin()).collect();
     // diffusers' layout: one tensor that is named by its token.
@@ -24,19 +24,6 @@ fn models() -> tempfile::TempDir {
     fs::write(at("nan.safetensors"), safetensors("emb_params", &[2, 32], &broken)).unwrap();
     fs::write(at("notes.txt"), b"no embedding").unwrap();
     dir
-}
-
-/// Copies a folder with all that is in it.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in from.read_dir().unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn safetensors(name: &str, shape: &[usize], values: &[f32]) -> Vec<u8> {

@@ -1,7 +1,6 @@
 //! Previews: by the family's factors, by a decoder of the model's own, by one that several models share.
 
-use crate::embeddings::copy;
-use sd_tests::{Client, Worker, WorkerOptions, root};
+use sd_tests::{Client, Worker, WorkerOptions, copy_folder, root};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -27,11 +26,11 @@ fn a_preview_decoder_is_used_where_there_is_one() {
     let fixtures = root().join("tests/fixtures/models");
     let at = |name: &str| dir.path().join(name);
     for name in ["plain", "own", "broken"] {
-        copy(&fixtures.join("sd15"), &at(name));
+        copy_folder(&fixtures.join("sd15"), &at(name));
     }
     let taesd = fixtures.join("parts/taesd");
-    copy(&taesd, &at("own/taesd"));
-    copy(&taesd, &at("broken/taesd"));
+    copy_folder(&taesd, &at("own/taesd"));
+    copy_folder(&taesd, &at("broken/taesd"));
     fs::write(at("broken/taesd/diffusion_pytorch_model.safetensors"), b"cut").unwrap();
     let models = dir.path().to_str().unwrap();
     let start = || Worker::start(&WorkerOptions::args(&["--log", "warn", "--models-dir", models, "--model", "plain"]));
@@ -47,7 +46,7 @@ fn a_preview_decoder_is_used_where_there_is_one() {
     assert!((without, same) == (factors, picture), "a broken decoder costs nothing");
     drop(worker);
 
-    copy(&taesd, &at("previews/taesd"));
+    copy_folder(&taesd, &at("previews/taesd"));
     let worker = start();
     let client = worker.client();
     assert!(draw(&client, "plain").0 == own, "the family's decoder");

@@ -1,21 +1,9 @@
 //! Single-file checkpoints: imported, inspected, drawn, removed; the pictures are those of the same weights as a folder.
 
 use crate::parity::draw;
-use sd_tests::{Worker, WorkerOptions, bundled_models, program, root};
+use sd_tests::{Worker, WorkerOptions, bundled_models, copy_folder, program, root};
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in from.read_dir().unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
 
 /// `sd-worker models …`: exit code, output, complaints.
 fn models(args: &[&str]) -> (Option<i32>, String, String) {
@@ -39,7 +27,7 @@ fn download(to: &Path, family: &str) -> String {
     let mut notes = json!({ "scheduler": scheduler });
     for tokenizer in ["tokenizer", "tokenizer_2"] {
         if folder.join(tokenizer).exists() {
-            copy(&folder.join(tokenizer), &to.join(tokenizer));
+            copy_folder(&folder.join(tokenizer), &to.join(tokenizer));
             notes[tokenizer] = tokenizer.into();
         }
     }
@@ -56,7 +44,7 @@ fn a_single_file_draws_what_its_folder_draws() {
     let (downloads, library) = (dir.path().join("downloads"), dir.path().join("models"));
     let place = library.to_str().unwrap();
     for family in ["sd15", "sd21-v", "sdxl"] {
-        copy(&root().join("tests/fixtures/models").join(family), &library.join(family));
+        copy_folder(&root().join("tests/fixtures/models").join(family), &library.join(family));
         let file = download(&downloads.join(family), family);
         let name = format!("{family}-file");
         let (code, out, err) = models(&["import", &file, "--name", &name, "--models-dir", place]);
@@ -94,7 +82,7 @@ fn a_single_file_draws_what_its_folder_draws() {
 #[test]
 fn inspect_tells_all_that_is_missing() {
     let dir = tempfile::tempdir().unwrap();
-    copy(&root().join("tests/fixtures/models/sd15"), &dir.path().join("sd15"));
+    copy_folder(&root().join("tests/fixtures/models/sd15"), &dir.path().join("sd15"));
     fs::remove_file(dir.path().join("sd15/vae/config.json")).unwrap();
     fs::remove_file(dir.path().join("sd15/text_encoder/model.safetensors")).unwrap();
     let place = dir.path().to_str().unwrap();
@@ -108,7 +96,7 @@ fn inspect_tells_all_that_is_missing() {
 fn the_bundled_model_stays() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("emoji-sd");
-    copy(&bundled_models().join("emoji-sd"), &model);
+    copy_folder(&bundled_models().join("emoji-sd"), &model);
     let rm = || models(&["rm", "emoji-sd", "--models-dir", dir.path().to_str().unwrap()]);
     let (code, _, err) = rm();
     assert!(code == Some(1) && err.contains("served by default"), "{err}");

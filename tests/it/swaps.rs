@@ -1,7 +1,7 @@
 //! Models while the worker runs: loads that are followed, swaps, failures, memory that comes back.
 
 use crate::support::{ends_as, eventually, gauss};
-use sd_tests::{Client, Worker, WorkerOptions, bundled_models};
+use sd_tests::{Client, Worker, WorkerOptions, bundled_models, copy_folder};
 use serde_json::{Value, json};
 use std::{
     path::Path,
@@ -14,21 +14,9 @@ fn twins() -> tempfile::TempDir {
         .or_else(|_| tempfile::tempdir())
         .unwrap();
     for name in ["emoji-sd", "twin"] {
-        copy(&bundled_models().join("emoji-sd"), &folder.path().join(name));
+        copy_folder(&bundled_models().join("emoji-sd"), &folder.path().join(name));
     }
     folder
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target)
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn with_models(mut options: WorkerOptions, models: &Path) -> WorkerOptions {

@@ -18,4 +18,4 @@ pub use plugins::Plugins;
 pub use random::Random;
 #[cfg(unix)]
 pub use terminal::{Answers, Terminal};
-pub use worker::{Worker, WorkerOptions, bundled_models, program, root};
+pub use worker::{Worker, WorkerOptions, bundled_models, copy_folder, program, root};

@@ -4,10 +4,12 @@
 //! The wrappers catch every panic, poison the object it came from, check tensor shapes before the call, and keep the
 //! host's log at hand for [`log`].
 
+mod emphasis;
 mod export;
 mod guard;
 pub mod log;
 mod traits;
 
+pub use emphasis::Emphasis;
 pub use guard::{info_guarded, open_guarded, probe_guarded};
 pub use traits::{Backend, Diffusion, Model, Plugin, Upscaler};

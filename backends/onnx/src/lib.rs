@@ -4,7 +4,6 @@
 //! builds without it and says what is missing where it is not there. Networks in `f32`, one text encoder, no extra inputs.
 
 mod device;
-mod emphasis;
 mod network;
 mod runtime;
 mod session;

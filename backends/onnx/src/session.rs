@@ -2,12 +2,14 @@
 
 use crate::{
     device::Networks,
-    emphasis::Emphasis,
     network::{Feed, Network},
 };
 use backend_api::{
     AbiError, Ctl, DType, EncoderInput, Param, PredictItem, Stage, StepStats, TensorMut, TensorRef, TextEncoded,
-    TextRequest, abi_stable::std_types::RVec, author, find,
+    TextRequest,
+    abi_stable::std_types::RVec,
+    author::{self, Emphasis},
+    find,
 };
 use std::{collections::HashMap, sync::Arc, time::Instant};
 

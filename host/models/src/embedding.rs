@@ -4,6 +4,7 @@
 //! (SDXL). Files lie in `embeddings/` of a models directory or of a model's own folder; a file's name is the word.
 
 use crate::{
+    drop_ins,
     error::{ModelError, Result},
     files::{Folder, FoundFile},
     header::{Dtype, Header, is_pickle_name},
@@ -112,16 +113,9 @@ impl Library {
     /// model's own folder, then the models directories in their order.
     #[must_use]
     pub fn embeddings(&self, model: &ResolvedModel) -> Vec<EmbeddingFile> {
-        let mut found: Vec<EmbeddingFile> = Vec::new();
-        for dir in own_folder(model).iter().chain(&self.dirs) {
-            for file in list(dir) {
-                if !found.iter().any(|known| known.name.eq_ignore_ascii_case(&file.name)) {
-                    found.push(file);
-                }
-            }
-        }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        found
+        let (own, dirs) = (own_folder(model), self.dirs.iter());
+        let found = drop_ins::list(own.iter().chain(dirs), FOLDER, MAX_FILES, check);
+        found.into_iter().map(|(name, embedding)| EmbeddingFile { name, embedding }).collect()
     }
 }
 
@@ -138,25 +132,6 @@ impl ResolvedModel {
 fn own_folder(model: &ResolvedModel) -> Option<PathBuf> {
     let (_, file) = model.files.iter().find(|(role, _)| *role == "unet" && model.format == Format::Folder)?;
     file.parent()?.parent().map(Path::to_path_buf)
-}
-
-fn list(dir: &Path) -> Vec<EmbeddingFile> {
-    let path = dir.join(FOLDER);
-    if !path.is_dir() {
-        return Vec::new();
-    }
-    let Ok(folder) = Folder::within(&path, dir) else { return Vec::new() };
-    let mut names = folder.names("");
-    names.truncate(MAX_FILES);
-    let wanted = |name: &String| !name.starts_with('.') && (name.ends_with(".safetensors") || is_pickle_name(name));
-    names
-        .into_iter()
-        .filter(wanted)
-        .map(|file| {
-            let name = file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem).to_owned();
-            EmbeddingFile { name, embedding: check(&folder, &file) }
-        })
-        .collect()
 }
 
 fn check(folder: &Folder, name: &str) -> Result<Embedding> {

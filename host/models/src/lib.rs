@@ -13,6 +13,7 @@ mod catalogue;
 mod check;
 mod config;
 mod defaults;
+mod drop_ins;
 mod embedding;
 mod error;
 mod family;

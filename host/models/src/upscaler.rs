@@ -4,13 +4,14 @@
 //! form and of BasicSR (Real-ESRGAN).
 
 use crate::{
+    drop_ins,
     error::{ModelError, Result},
     files::Folder,
     header::{Header, is_pickle_name},
     library::Library,
 };
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The folder's name.
 pub(crate) const FOLDER: &str = "upscalers";
@@ -43,36 +44,9 @@ impl Library {
     /// All files in the `upscalers` folders, sorted by name; of equal names the first directory's wins.
     #[must_use]
     pub fn upscalers(&self) -> Vec<UpscalerFile> {
-        let mut found: Vec<UpscalerFile> = Vec::new();
-        for dir in &self.dirs {
-            for file in list(dir) {
-                if !found.iter().any(|known| known.name.eq_ignore_ascii_case(&file.name)) {
-                    found.push(file);
-                }
-            }
-        }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        found
+        let found = drop_ins::list(self.dirs.iter(), FOLDER, MAX_FILES, check);
+        found.into_iter().map(|(name, upscaler)| UpscalerFile { name, upscaler }).collect()
     }
-}
-
-fn list(dir: &Path) -> Vec<UpscalerFile> {
-    let path = dir.join(FOLDER);
-    if !path.is_dir() {
-        return Vec::new();
-    }
-    let Ok(folder) = Folder::within(&path, dir) else { return Vec::new() };
-    let mut names = folder.names("");
-    names.truncate(MAX_FILES);
-    let wanted = |name: &String| !name.starts_with('.') && (name.ends_with(".safetensors") || is_pickle_name(name));
-    names
-        .into_iter()
-        .filter(wanted)
-        .map(|file| {
-            let name = file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem).to_owned();
-            UpscalerFile { name, upscaler: check(&folder, &file) }
-        })
-        .collect()
 }
 
 fn check(folder: &Folder, name: &str) -> Result<UpscalerModel> {

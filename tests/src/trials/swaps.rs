@@ -1,6 +1,6 @@
 //! Many threads that load, unload and use models at once.
 
-use crate::{Random, Worker, root};
+use crate::{Random, Worker, copy_folder, root};
 use serde_json::json;
 use std::{
     path::Path,
@@ -14,19 +14,7 @@ const NAMES: [&str; 2] = ["model-a", "model-b"];
 /// Puts two small models under a folder, as copies of a fixture.
 pub fn two_models(folder: &Path) {
     for name in NAMES {
-        copy(&root().join("tests/fixtures/models/tiny-sd"), &folder.join(name));
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in from.read_dir().expect("the fixture").flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("a copy");
-        }
+        copy_folder(&root().join("tests/fixtures/models/tiny-sd"), &folder.join(name));
     }
 }
 

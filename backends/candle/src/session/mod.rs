@@ -3,7 +3,6 @@
 mod backend;
 mod decode;
 mod diffusion;
-mod emphasis;
 mod memory;
 mod model;
 mod text;

@@ -1,6 +1,6 @@
 //! Encoded texts of a session: made, kept, forgotten.
 
-use super::{emphasis::Emphasis, model::Parts};
+use super::model::Parts;
 use crate::{
     Error, Result,
     models::{
@@ -9,7 +9,7 @@ use crate::{
     },
     ops::Activation,
 };
-use backend_api::{Ctl, EncoderInput, TextRequest, find};
+use backend_api::{Ctl, EncoderInput, TextRequest, author::Emphasis, find};
 use std::{collections::HashMap, sync::Arc};
 
 /// Bytes of keys and values that are kept over all texts; the texts not used for longest lose theirs first.
@@ -105,7 +105,7 @@ impl Wishes {
         let skip = find(params, "clip_skip").unwrap_or("0");
         Ok(Wishes {
             skip: skip.parse().map_err(|_| Error::invalid("`clip_skip` must be a number of layers"))?,
-            emphasis: Emphasis::parse(find(params, "emphasis"))?,
+            emphasis: Emphasis::parse(find(params, "emphasis")).map_err(|e| Error::invalid(e.message))?,
             zero: find(params, "zero") == Some("1"),
         })
     }

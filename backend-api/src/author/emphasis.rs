@@ -1,53 +1,57 @@
-//! Emphasis: token weights applied to a text's states.
+//! Emphasis: token weights applied to a text's states, the same in every backend.
 
-use crate::{Error, Result};
+use crate::AbiError;
 
-/// What weights do.
+/// What the weights of a text's tokens do, by the text request's parameter `emphasis`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Emphasis {
-    /// Scale each state, then bring the chunk's mean back (A1111).
+pub enum Emphasis {
+    /// `a1111`, the default: scale each state, then bring the chunk's mean back (A1111's `sd_emphasis.py`).
     RestoreMean,
-    /// Scale each state.
+    /// `no_norm`: scale each state.
     Scale,
-    /// Go from the empty text's state to this one by the weight (ComfyUI).
+    /// `comfy`: go from the empty text's state to this one by the weight (ComfyUI's `sd1_clip.py`).
     Interpolate,
-    /// Nothing.
+    /// `none`: nothing.
     Ignore,
 }
 
 impl Emphasis {
-    pub(crate) fn parse(name: Option<&str>) -> Result<Self> {
+    /// Reads the parameter; without one, A1111's.
+    ///
+    /// # Errors
+    /// [`Code::INVALID`](crate::Code::INVALID) for any other name.
+    pub fn parse(name: Option<&str>) -> Result<Self, AbiError> {
         match name {
             None | Some("a1111") => Ok(Emphasis::RestoreMean),
             Some("no_norm") => Ok(Emphasis::Scale),
             Some("comfy") => Ok(Emphasis::Interpolate),
             Some("none") => Ok(Emphasis::Ignore),
-            Some(other) => Err(Error::invalid(format!(
+            Some(other) => Err(AbiError::invalid(format!(
                 "`emphasis` is a1111, no_norm, comfy or none, not `{}`",
                 other.escape_debug()
             ))),
         }
     }
 
-    /// Applies to one chunk: `states` is `[length, width]`, `empty` the states of the empty text for `Interpolate`.
-    pub(crate) fn apply(self, states: &mut [f32], weights: &[f32], empty: &[f32]) {
+    /// Applies to one chunk: `states` is `[length, width]`, `weights` `[length]`, `empty` the states of the empty text in
+    /// the shape of `states`; only [`Emphasis::Interpolate`] reads it.
+    pub fn apply(self, states: &mut [f32], weights: &[f32], empty: &[f32]) {
         let width = states.len() / weights.len().max(1);
-        if weights.iter().all(|w| *w == 1.0) {
+        if width == 0 || weights.iter().all(|w| *w == 1.0) {
             return;
         }
         match self {
             Emphasis::Ignore => {}
             Emphasis::Interpolate => {
-                for (i, value) in states.iter_mut().enumerate() {
-                    *value = empty[i] + (*value - empty[i]) * weights[i / width];
+                for (i, (value, empty)) in states.iter_mut().zip(empty).enumerate() {
+                    *value = empty + (*value - empty) * weights[i / width];
                 }
             }
             Emphasis::Scale => scale(states, weights, width),
             Emphasis::RestoreMean => {
                 let before = mean(states);
                 scale(states, weights, width);
-                let after = mean(states);
-                let ratio = (before / after) as f32;
+                let ratio = (before / mean(states)) as f32;
                 if ratio.is_finite() {
                     states.iter_mut().for_each(|v| *v *= ratio);
                 }
@@ -86,6 +90,6 @@ mod tests {
         check("a1111", &[2.0, 1.0], &[1.6, 3.2, 2.4, 4.8]);
         check("comfy", &[2.0, 0.5], &[1.0, 3.0, 2.0, 3.5]);
         check("a1111", &[1.0, 1.0], &[1.0, 2.0, 3.0, 6.0]);
-        assert_eq!(Emphasis::parse(Some("loud")).unwrap_err().code(), "invalid");
+        assert_eq!(Emphasis::parse(Some("loud")).unwrap_err().code, crate::Code::INVALID);
     }
 }
