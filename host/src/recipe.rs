@@ -66,7 +66,7 @@ pub(crate) fn of(spec: &JobSpec, model: &Resolved, index: usize) -> Recipe {
         height,
         model: spec.model.clone(),
         model_hash: Some(model.model.fingerprint.chars().take(10).collect()),
-        denoising_strength: redone.map(rounded),
+        denoising_strength: redone,
         clip_skip: spec.clip_skip,
         variation_seed,
         variation_strength: variation_seed.map(|_| spec.edit.noise.variation_strength),

@@ -154,6 +154,21 @@ fn a_backend_that_hangs_makes_the_worker_unready() {
     assert_eq!(client.get("/health").status, 200);
 }
 
+#[test]
+fn a_device_that_comes_back_late_serves_again() {
+    let worker = gauss(&["--backend-option", "step_ms=6000", "--call-limit-secs", "1"]);
+    let client = worker.client();
+    let events = client.run(&json!({ "prompt": "x", "steps": 1 }));
+    assert_eq!(events.last().unwrap()["code"], "backend_hung");
+    // The job's end asks the call to stop, and this backend listens.
+    let until = Instant::now() + Duration::from_secs(20);
+    while client.get("/ready").status != 200 {
+        assert!(Instant::now() < until, "{}", client.get("/ready").json());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    client.submit(&json!({ "prompt": "x", "steps": 1 }));
+}
+
 /// A hundred readers leave after the first event: their connections go, and so do their files.
 #[test]
 fn files_and_threads_come_back() {

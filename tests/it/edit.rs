@@ -85,6 +85,27 @@ fn every_size_comes_out_as_asked() {
 }
 
 #[test]
+fn strength_counts_steps_in_double_precision() {
+    let worker = weightless(&[]);
+    let client = worker.client();
+    let init = png(&RgbImage::new(64, 64));
+    let told = |body: &Value| {
+        let events = client.run(body);
+        let steps = events.iter().filter(|e| e["event"] == "progress").count();
+        assert_eq!(events.last().unwrap()["event"], "complete");
+        steps
+    };
+    // As Python's int(steps * strength); in single precision each of these is one less, and 0.1 of 10 none.
+    for (steps, strength, expected) in [(10, 0.7, 7), (20, 0.35, 7), (20, 0.95, 19), (50, 0.9, 45), (10, 0.1, 1)] {
+        let body = json!({ "prompt": "x", "init_image": init, "steps": steps, "strength": strength });
+        assert_eq!(told(&body), expected, "{steps} steps at {strength}");
+        let body = json!({ "prompt": "x", "steps": 2, "width": 64, "height": 64,
+            "hires": { "scale": 1.5, "steps": steps, "strength": strength } });
+        assert_eq!(told(&body), 2 + expected, "{steps} steps at {strength} in a second pass");
+    }
+}
+
+#[test]
 fn what_cannot_be_extended_is_said() {
     let worker = weightless(&[]);
     let client = worker.client();

@@ -160,14 +160,18 @@ fn a_cancelled_job_stops_fetching() {
         }
     });
     let client = both.worker.client();
+    let says = |event: Option<Value>, what: &str| event.unwrap()["human"].as_str().is_some_and(|h| h.contains(what));
     let stuck = client.submit(&body(REPO));
+    // Who fetches and who waits is decided before the second one comes.
+    let mut fetching = client.events(&stuck, 0);
+    while !says(fetching.next_event(), "fetching") {}
     let waiting = client.submit(&body(REPO));
     let mut reader = client.events(&waiting, 0);
-    while !reader.next_event().unwrap()["human"].as_str().is_some_and(|h| h.contains("waiting for another job")) {}
+    while !says(reader.next_event(), "waiting for another job") {}
     client.delete(&format!("/v1/jobs/{waiting}"));
     assert_eq!(reader.rest().last().unwrap()["event"], "cancelled");
     client.delete(&format!("/v1/jobs/{stuck}"));
-    assert_eq!(ends_as(&client.events(&stuck, 0).rest()).0, "cancelled");
+    assert_eq!(ends_as(&fetching.rest()).0, "cancelled");
     // Others are served meanwhile.
     assert_eq!(ends_as(&client.run(&json!({ "prompt": "panda", "steps": 2 }))).0, "complete");
 }

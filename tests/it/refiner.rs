@@ -1,6 +1,9 @@
 //! Another model finishes the pictures. That the pictures are those of diffusers is held in `parity`.
 
-use crate::parity::draw;
+use crate::{
+    parity::draw,
+    pictures::{decoded, weightless},
+};
 use sd_tests::{Worker, WorkerOptions, root};
 use serde_json::{Value, json};
 
@@ -53,6 +56,26 @@ fn the_refiner_changes_the_picture_and_every_step_is_told_once() {
     let told: Vec<u64> =
         events.iter().filter(|e| e["event"] == "progress").map(|e| e["step"].as_u64().unwrap()).collect();
     assert_eq!(told, (1..=20).collect::<Vec<_>>(), "{:?}", events.last());
+}
+
+#[test]
+fn an_interrupt_between_the_models_leaves_no_noise() {
+    let worker = weightless(&["--backend-option", "step_ms=200"]);
+    let client = worker.client();
+    let named = client.get("/v1/models").json()["data"][0]["id"].as_str().unwrap().to_owned();
+    let body = json!({ "prompt": "x", "steps": 6, "seed": 4, "width": 64, "height": 64, "sampler": "euler",
+        "refiner": named, "refiner_switch_at": 0.5 });
+    let whole = draw(&client, &body).unwrap();
+    let job = client.submit(&body);
+    let mut events = client.events(&job, 0);
+    while events.next_event().unwrap()["step"] != 2 {}
+    // The third is the last of the first model.
+    assert_eq!(client.post("/sdapi/v1/interrupt", &json!({})).status, 200);
+    let last = events.rest().pop().unwrap();
+    assert_eq!(last["event"], "complete", "{last}");
+    let early = decoded(&client.get(&format!("/v1/jobs/{job}/images/0")).body);
+    let far = whole.iter().zip(early.iter()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
+    assert!(far < 20 * whole.len() as u32, "{} of 255 on average", far / whole.len() as u32);
 }
 
 #[test]

@@ -72,6 +72,8 @@ fn noise_levels_of_a_request_are_used() {
     for (wrong, field) in [
         (json!({ "sigmas": [1.0, 2.0, 0.0] }), "sigmas"),
         (json!({ "sigmas": [1.0, 1.0, 0.0] }), "sigmas"),
+        // Equal in the precision that is sampled in: between them lies no way, and its noise would be no number.
+        (json!({ "sigmas": [2.000_000_01, 2.0, 1.0, 0.0], "sampler": "dpmpp_sde" }), "sigmas"),
         (json!({ "sigmas": [1.0] }), "sigmas"),
         (json!({ "sigmas": [1e9, 0.0] }), "sigmas"),
         (json!({ "sigmas": [3.0, 1.0, 0.0], "steps": 20 }), "steps"),

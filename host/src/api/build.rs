@@ -130,7 +130,7 @@ impl Builder<'_> {
             None => Ok(m),
         });
         let mask = mask.map_err(|f| one(f.about("mask_image")))?.map(|m| self.mask_spec(m));
-        let strength = values.f32("strength").unwrap_or(if operation == Operation::Inpaint { 1.0 } else { 0.75 });
+        let strength = values.f64("strength").unwrap_or(if operation == Operation::Inpaint { 1.0 } else { 0.75 });
         let names = names.unwrap_or_default();
         let mut job = JobSpec {
             operation,
@@ -185,8 +185,8 @@ impl Builder<'_> {
             return sent.unwrap_or(self.model.model.defaults.steps);
         };
         let count = sigmas.len() as u32 - 1;
-        if sigmas.windows(2).any(|pair| pair[0] <= pair[1]) {
-            self.faults.push(Fault::field("sigmas", "must fall from each number to the next"));
+        if sigmas.windows(2).any(|pair| pair[0] as f32 <= pair[1] as f32) {
+            self.faults.push(Fault::field("sigmas", "must fall from each number to the next, in single precision"));
         }
         if sent.is_some_and(|steps| steps != count) {
             self.faults.push(Fault::field("steps", format!("these sigmas make {count} steps; leave `steps` out")));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Growth when nothing is said.
 const SCALE: f64 = 2.0;
 /// How much is redone when nothing is said.
-const STRENGTH: f32 = 0.7;
+const STRENGTH: f64 = 0.7;
 
 /// The second pass of a checked job. `values`: what the whole request says; `step`: what sides are multiples of.
 pub(super) fn second_pass(
@@ -73,7 +73,7 @@ pub(super) fn second_pass(
             height,
             upscaler,
             steps,
-            strength: own.f32("strength").unwrap_or(STRENGTH),
+            strength: own.f64("strength").unwrap_or(STRENGTH),
             sampling: match own.text("sampler") {
                 Some(_) => build::sampling(values, chosen.eta),
                 None => job.sampling.clone(),

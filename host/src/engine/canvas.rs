@@ -205,7 +205,7 @@ pub(super) fn encode(run: &Run<'_>, picture: &Picture, raw: bool) -> Result<(Vec
 /// The same for values of the picture's size.
 fn encode_pixels(run: &Run<'_>, pixels: Vec<f32>, picture: &Picture, raw: bool) -> Result<(Vec<f32>, Vec<f32>), Fault> {
     let (height, width) = (picture.height as usize, picture.width as usize);
-    let moments: Latents = run.device.encode(pixels, 1, height, width, raw, &run.stop)?;
+    let moments: Latents = run.device.encode(pixels, 1, height, width, raw, &run.until.stop)?;
     run.check()?;
     let [_, planes, h, w] = moments.shape;
     let [_, _, to_h, to_w] = run.shape(1);

@@ -10,6 +10,7 @@ use super::{
     pictures,
     session::{Enlarger, Session},
     shelf::Source,
+    until::Until,
 };
 use crate::{
     fault::{Fault, FaultCode},
@@ -38,14 +39,14 @@ impl Engine {
         place: &Place,
         model: &str,
         upscaler: Option<&str>,
-        stop: &Arc<AtomicBool>,
+        until: &Until,
         progress: &LoadProgress,
     ) -> Result<(Session, Option<Enlarger>), Fault> {
         let (find_model, find_upscaler) =
             (|| self.source(model), || self.upscaler_source(upscaler.unwrap_or_default()));
         let mut wants = vec![Want { key: model, task: Task::Diffusion, find: &find_model }];
         wants.extend(upscaler.map(|key| Want { key, task: Task::Upscaling, find: &find_upscaler }));
-        let mut leases = place.mount().hold(&wants, stop, progress)?;
+        let mut leases = place.mount().hold(&wants, until, progress)?;
         let enlarger = if upscaler.is_some() { leases.pop().map(Enlarger::new).transpose()? } else { None };
         let lease = leases.pop().ok_or_else(|| Fault::internal("no model came"))?;
         Ok((Session::new(lease)?, enlarger))
@@ -55,12 +56,12 @@ impl Engine {
         &self,
         place: &Place,
         name: &str,
-        stop: &Arc<AtomicBool>,
+        until: &Until,
         progress: &LoadProgress,
     ) -> Result<Enlarger, Fault> {
         let find = || self.upscaler_source(name);
         let mut leases =
-            place.mount().hold(&[Want { key: name, task: Task::Upscaling, find: &find }], stop, progress)?;
+            place.mount().hold(&[Want { key: name, task: Task::Upscaling, find: &find }], until, progress)?;
         Enlarger::new(leases.pop().ok_or_else(|| Fault::internal("no upscaler came"))?)
     }
 
@@ -80,28 +81,23 @@ impl Engine {
 
 /// Runs a job that enlarges a picture.
 pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>, progress: &LoadProgress) -> Result<(), Fault> {
-    let (spec, stop, began) = (&job.spec, job.cancel_flag(), Instant::now());
+    let (spec, until, began) = (&job.spec, Until::of(job), Instant::now());
     let (Some(init), Some(upscale)) = (&spec.init, &spec.edit.upscale) else {
         return Err(Fault::internal("there is nothing to enlarge"));
     };
     let upscaler = &upscale.upscaler;
     let enlarger = match upscaler {
-        Upscaler::Model { name, .. } => Some(engine.hold_upscaler(place, name, &stop, progress)?),
+        Upscaler::Model { name, .. } => Some(engine.hold_upscaler(place, name, &until, progress)?),
         _ => None,
     };
     job.time(|t| t.load = began.elapsed());
-    let deadline = began + spec.timeout;
     let since = Instant::now();
-    let means = Means { upscaler, enlarger: enlarger.as_ref(), stop: &stop };
+    let means = Means { upscaler, enlarger: enlarger.as_ref(), stop: &until.stop };
     let whole = covering(init.size(), (spec.width, spec.height));
     job.set_total(means.calls(init.size(), whole) as u32);
     let mut told = |done, total| {
         job.progress(done, total);
-        if Instant::now() >= deadline {
-            let limit = spec.timeout.as_secs();
-            return Err(Fault::new(FaultCode::Timeout, format!("the job ran longer than its limit of {limit} s")));
-        }
-        Ok(())
+        until.check()
     };
     let picture = means.cover(init, (spec.width, spec.height), &mut told)?;
     job.time(|t| t.denoise = since.elapsed());

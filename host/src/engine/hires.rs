@@ -78,7 +78,7 @@ impl Second {
             None => Latents { shape: run.shape(run.n()), data: clean },
             Some(plan) => {
                 let guides = Guides::new(&run)?;
-                denoise(&run, &canvas, &guides, plan, steps, plan.begin(&fresh, Some(&clean)), &mut noise)?
+                denoise(&run, &canvas, &guides, plan, steps, plan.begin(&fresh, Some(&clean)), &mut noise)?.latents
             }
         };
         pictures::finish(&run, &canvas, &latents)
@@ -104,7 +104,7 @@ fn enlarged_pictures(
     drawn: &Latents,
     upscaler: &Upscaler,
 ) -> Result<Vec<Picture>, Fault> {
-    let means = Means { upscaler, enlarger: first.enlarger, stop: &first.stop };
+    let means = Means { upscaler, enlarger: first.enlarger, stop: &first.until.stop };
     let enlarge = |index| {
         first.check()?;
         let picture = pictures::decoded(first, drawn, index)?;

@@ -22,6 +22,7 @@ mod spread;
 mod tensor;
 mod text;
 mod tokens;
+mod until;
 
 pub use device::{Device, LoadProgress, LoadedModel};
 pub use session::{Enlarger, Session};
@@ -29,7 +30,7 @@ pub(crate) use text::check as check_prompt;
 
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Job, Outcome, Queue, Taker},
+    jobs::{Job, Operation, Outcome, Queue, Taker},
     library::Library,
     telemetry::{Metrics, Outcome as Ended, Stage},
 };
@@ -47,6 +48,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use until::Until;
 
 /// How long a lane waits for a job before it looks after its device.
 const IDLE: Duration = Duration::from_millis(500);
@@ -175,7 +177,7 @@ impl Engine {
     pub fn load_model_watched(&self, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
         let working = || self.places.iter().filter(|p| p.trouble().is_none());
         let place = working()
-            .find(|p| p.mount().holds(name))
+            .find(|p| p.mount().holds(name, Task::Diffusion))
             .or_else(|| working().min_by_key(|p| p.mount().users()))
             .ok_or_else(|| Fault::new(FaultCode::NotReady, "there is no device that works"))?;
         self.load_at(place, name, progress)
@@ -203,8 +205,8 @@ impl Engine {
     }
 
     fn load_at(&self, place: &Place, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
-        let (since, was_there) = (Instant::now(), place.mount().holds(name));
-        let loaded = match self.hold(place, name, &Arc::default(), progress) {
+        let (since, was_there) = (Instant::now(), place.mount().holds(name, Task::Diffusion));
+        let loaded = match self.hold(place, name, &Until::default(), progress) {
             Ok(session) => session.loaded.clone(),
             Err(fault) => {
                 if is_death(fault.code) {
@@ -286,7 +288,7 @@ impl Engine {
     /// Tries whether the backend works again, by loading a model.
     fn revive(&self, place: &Place, model: &str) {
         let quiet: LoadProgress = Arc::new(|_, _| ());
-        let outcome = self.hold(place, model, &Arc::default(), &quiet).map(|_| ());
+        let outcome = self.hold(place, model, &Until::default(), &quiet).map(|_| ());
         if place.tried(model, outcome.as_ref().err()) {
             tracing::info!(device = place.label, "the backend works again");
         } else if let Err(fault) = &outcome {
@@ -368,7 +370,8 @@ impl Engine {
     /// Runs a job, and takes down what its failure spoiled.
     fn attempt(&self, place: &Place, job: &Arc<Job>) -> Outcome {
         let mount = place.mount();
-        let was_there = mount.holds(&job.spec.model);
+        let task = if job.spec.operation == Operation::Upscale { Task::Upscaling } else { Task::Diffusion };
+        let was_there = mount.holds(&job.spec.model, task);
         match catch_unwind(AssertUnwindSafe(|| run::job(self, place, job))) {
             Ok(Ok(())) => {
                 let t = job.snapshot().timings;
@@ -428,14 +431,8 @@ impl Engine {
     }
 
     /// Makes sure that a model is on the device, and keeps it there while the session lives.
-    fn hold(
-        &self,
-        place: &Place,
-        name: &str,
-        stop: &Arc<AtomicBool>,
-        progress: &LoadProgress,
-    ) -> Result<Session, Fault> {
-        let mut all = self.hold_all(place, &[name], stop, progress)?;
+    fn hold(&self, place: &Place, name: &str, until: &Until, progress: &LoadProgress) -> Result<Session, Fault> {
+        let mut all = self.hold_all(place, &[name], until, progress)?;
         all.pop().ok_or_else(|| Fault::internal("no model came"))
     }
 
@@ -444,13 +441,13 @@ impl Engine {
         &self,
         place: &Place,
         names: &[&str],
-        stop: &Arc<AtomicBool>,
+        until: &Until,
         progress: &LoadProgress,
     ) -> Result<Vec<Session>, Fault> {
         let finders: Vec<_> = names.iter().map(|name| || self.source(name)).collect();
         let wants: Vec<Want<'_>> =
             names.iter().zip(&finders).map(|(key, find)| Want { key, task: Task::Diffusion, find }).collect();
-        place.mount().hold(&wants, stop, progress)?.into_iter().map(Session::new).collect()
+        place.mount().hold(&wants, until, progress)?.into_iter().map(Session::new).collect()
     }
 
     fn source(&self, name: &str) -> Result<Source, Fault> {

@@ -4,6 +4,7 @@ use super::{
     device::{Call, Device, LoadProgress, ModelId, Reply, Task},
     room,
     shelf::{Entry, Shelf, Source},
+    until::Until,
 };
 use crate::{
     fault::{Fault, FaultCode},
@@ -11,10 +12,7 @@ use crate::{
 };
 use backend_api::ModelPlan;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -69,9 +67,9 @@ impl Mount {
         self.shelf.entries().into_iter().map(|e| e.key).collect()
     }
 
-    /// Whether a model is here for denoising.
-    pub(super) fn holds(&self, key: &str) -> bool {
-        self.shelf.has(key, Task::Diffusion)
+    /// Whether a model is here for a task.
+    pub(super) fn holds(&self, key: &str, task: Task) -> bool {
+        self.shelf.has(key, task)
     }
 
     /// How many times its models are held.
@@ -86,7 +84,7 @@ impl Mount {
     pub(super) fn hold(
         self: &Arc<Self>,
         wants: &[Want<'_>],
-        stop: &Arc<AtomicBool>,
+        until: &Until,
         progress: &LoadProgress,
     ) -> Result<Vec<Lease>, Fault> {
         if wants.len() > self.max_models {
@@ -103,7 +101,7 @@ impl Mount {
             let mut missing = None;
             for want in wants {
                 let first = hungry.is_some() || !held.is_empty();
-                match self.shelf.hold(want.key, want.task, first, stop) {
+                match self.shelf.hold(want.key, want.task, first, until) {
                     Some(entry) => held.push(Lease { entry, mount: self.clone() }),
                     None => {
                         missing = Some(want);
@@ -111,19 +109,17 @@ impl Mount {
                     }
                 }
             }
-            if stop.load(Ordering::Acquire) {
-                return Err(Fault::cancelled());
-            }
+            until.check()?;
             let Some(want) = missing else { return Ok(held) };
             let source = Arc::new((want.find)()?);
-            let Some(turn) = self.shelf.turn(stop) else { return Err(Fault::cancelled()) };
+            let turn = self.shelf.turn(until)?;
             if self.shelf.has(want.key, want.task) {
                 continue;
             }
             let plan = self.device.inspect(&source.files)?;
             let mut evicted = Vec::new();
             if self.make_room(&plan, &held, &mut evicted)? {
-                self.load(want, source, &plan, evicted, stop, progress)?;
+                self.load(want, source, &plan, evicted, &until.stop, progress)?;
                 continue;
             }
             // Others hold what would have to go. Nothing is held while waiting for them.
@@ -155,7 +151,7 @@ impl Mount {
         }
     }
 
-    /// Loads a model. When that fails, what went for it comes back.
+    /// Loads a model. When that fails, what went for it comes back, unless the caller gave up.
     fn load(
         &self,
         want: &Want<'_>,
@@ -177,9 +173,12 @@ impl Mount {
         self.metrics.model_swap(outcome.is_ok());
         if let Err(fault) = &outcome {
             tracing::warn!(model = want.key, code = fault.code.as_str(), message = %fault.message, "model not loaded");
-            // With a dead process everything in it is gone, and comes back when it is asked for.
-            if fault.code != FaultCode::BackendDied && fault.code != FaultCode::BackendHung {
-                self.bring_back(evicted);
+            match fault.code {
+                // With a dead process everything in it is gone, and comes back when it is asked for.
+                FaultCode::BackendDied | FaultCode::BackendHung => {}
+                // Nothing is wrong with any model, and whoever gave up does not wait for further loads.
+                FaultCode::Cancelled => {}
+                _ => self.bring_back(evicted),
             }
         }
         outcome

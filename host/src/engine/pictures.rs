@@ -44,11 +44,11 @@ pub(super) fn decoded(run: &Run<'_>, latents: &Latents, index: usize) -> Result<
 }
 
 fn decode(run: &Run<'_>, latents: Latents) -> Result<Vec<f32>, Fault> {
-    match run.device.decode(latents.clone(), None, &run.stop) {
+    match run.device.decode(latents.clone(), None, &run.until.stop) {
         // A whole picture may not fit where tiles of it do.
         Err(fault) if fault.code == FaultCode::OutOfMemory => {
             tracing::warn!(job_id = %run.job.id, "not enough memory to decode the picture whole; decoding in tiles");
-            run.device.decode(latents, Some(64), &run.stop)
+            run.device.decode(latents, Some(64), &run.until.stop)
         }
         outcome => outcome,
     }

@@ -8,7 +8,8 @@ use super::{
     Engine, Place,
     device::LoadProgress,
     pictures,
-    run::{Guides, Run, Steps, Unfinished, denoise},
+    run::{Drawn, Guides, Run, Steps, Unfinished, denoise},
+    until::Until,
 };
 use crate::{
     fault::{Fault, FaultCode},
@@ -17,10 +18,7 @@ use crate::{
 };
 use sd_prompt::Pass;
 use sd_sampling::Plan;
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 /// Steps of the second model; none without one.
 pub(super) fn steps(engine: &Engine, run: &Run<'_>) -> Result<usize, Fault> {
@@ -35,8 +33,7 @@ pub(super) struct Rest<'a> {
     pub(super) job: &'a Arc<Job>,
     /// The job's own model.
     pub(super) named: &'a Resolved,
-    pub(super) stop: Arc<AtomicBool>,
-    pub(super) deadline: Instant,
+    pub(super) until: Until,
     /// Shape of one picture's latents.
     pub(super) shape: [usize; 4],
 }
@@ -53,7 +50,7 @@ pub(super) fn finish(
     let (job, spec) = (rest.job, &rest.job.spec);
     let Some(refiner) = &spec.refiner else { return Ok(()) };
     let loading = Instant::now();
-    let session = engine.hold(place, &refiner.model, &rest.stop, progress)?;
+    let session = engine.hold(place, &refiner.model, &rest.until, progress)?;
     let model = engine.library.lookup(&refiner.model)?;
     job.time(|t| t.load += loading.elapsed());
     let run = Run {
@@ -64,8 +61,7 @@ pub(super) fn finish(
         named: rest.named,
         loaded: &session.loaded,
         embeddings: engine.library.embeddings(&model),
-        stop: rest.stop.clone(),
-        deadline: rest.deadline,
+        until: rest.until.clone(),
         images: 0..spec.n as usize,
         pass: Pass::First,
         others: (0, 0),
@@ -92,6 +88,6 @@ pub(super) fn finish(
 fn go_on(run: &Run<'_>, guides: &Guides, plan: &Plan, steps: Steps, part: Unfinished) -> Result<(), Fault> {
     let Unfinished { images, canvas, mut noise, latents, steps: done } = part;
     let run = Run { others: (done, 0), ..run.only(images) };
-    let latents = denoise(&run, &canvas, guides, plan, steps, latents.data, &mut noise)?;
+    let Drawn { latents, .. } = denoise(&run, &canvas, guides, plan, steps, latents.data, &mut noise)?;
     pictures::finish(&run, &canvas, &latents)
 }

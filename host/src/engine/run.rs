@@ -11,6 +11,7 @@ use super::{
     session::{Enlarger, Session},
     tensor::{Extra, Item, Latents},
     text::{self, Encoded},
+    until::Until,
 };
 use crate::{
     embeddings::Embeddings,
@@ -29,10 +30,7 @@ use sd_sampling::{
 use serde_json::json;
 use std::{
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -51,8 +49,7 @@ pub(super) struct Run<'a> {
     pub(super) loaded: &'a LoadedModel,
     /// Words that stand for learned vectors.
     pub(super) embeddings: Arc<Embeddings>,
-    pub(super) stop: Arc<AtomicBool>,
-    pub(super) deadline: Instant,
+    pub(super) until: Until,
     /// The pictures of the job that this run draws, counted from 0.
     pub(super) images: Range<usize>,
     /// Which pass of the job the prompts are read for.
@@ -104,7 +101,7 @@ impl<'a> Run<'a> {
     /// The plan for a part of the schedule, from `start` to `end` of the training timesteps.
     pub(super) fn plan_part(&self, start: f64, end: f64) -> Result<Option<Plan>, Fault> {
         let spec = self.spec;
-        let strength = if spec.operation == Operation::Generation { 1.0 } else { f64::from(spec.strength) };
+        let strength = if spec.operation == Operation::Generation { 1.0 } else { spec.strength };
         if (f64::from(spec.steps) * strength) as u32 == 0 {
             return Ok(None);
         }
@@ -124,14 +121,7 @@ impl<'a> Run<'a> {
 
     /// A fault when the job is to stop.
     pub(super) fn check(&self) -> Result<(), Fault> {
-        if self.stop.load(Ordering::Acquire) {
-            return Err(Fault::cancelled());
-        }
-        if Instant::now() >= self.deadline {
-            let limit = self.spec.timeout.as_secs();
-            return Err(Fault::new(FaultCode::Timeout, format!("the job ran longer than its limit of {limit} s")));
-        }
-        Ok(())
+        self.until.check()
     }
 
     /// The latents' shape for `n` items.
@@ -149,7 +139,7 @@ impl<'a> Run<'a> {
 /// Runs a job to its pictures.
 pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), Fault> {
     let spec = &job.spec;
-    let stop = job.cancel_flag();
+    let until = Until::of(job);
     let began = Instant::now();
     let told = std::sync::Mutex::new(began);
     let narrator = job.clone();
@@ -168,7 +158,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         return enlarge::job(engine, place, job, &progress);
     }
     let upscaler = spec.edit.hires.as_ref().and_then(|hires| hires.upscaler.model());
-    let (session, enlarger) = engine.hold_with_upscaler(place, &spec.model, upscaler, &stop, &progress)?;
+    let (session, enlarger) = engine.hold_with_upscaler(place, &spec.model, upscaler, &until, &progress)?;
     let model = engine.library.lookup(&spec.model)?;
     job.time(|t| t.load = began.elapsed());
     let run = Run {
@@ -179,8 +169,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         named: &model,
         loaded: &session.loaded,
         embeddings: engine.library.embeddings(&model),
-        stop,
-        deadline: job.started().unwrap_or(began) + spec.timeout,
+        until,
         images: 0..spec.n as usize,
         pass: Pass::First,
         others: (0, 0),
@@ -196,7 +185,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
     if unfinished.is_empty() {
         return Ok(());
     }
-    let rest = Rest { job, named: &model, stop: run.stop.clone(), deadline: run.deadline, shape: run.shape(1) };
+    let rest = Rest { job, named: &model, until: run.until.clone(), shape: run.shape(1) };
     // The next model may need this one's place.
     drop((session, enlarger));
     refine::finish(engine, place, &rest, unfinished, &progress)
@@ -240,13 +229,14 @@ fn draw(run: &Run<'_>) -> Result<Vec<Unfinished>, Fault> {
         let mut noise = run.noise();
         let start = canvas.begin(&run, &plan, &mut noise)?;
         run.job.time(|t| t.encode += encoding.elapsed());
-        let latents = denoise(&run, &canvas, &guides, &plan, steps, start, &mut noise)?;
+        let Drawn { latents, early } = denoise(&run, &canvas, &guides, &plan, steps, start, &mut noise)?;
         match &second {
-            // Who asked to end with what there is wants no second pass and does not wait for another model.
+            // Who asked to end with what there is wants no second pass and does not wait for another model. But where
+            // that was asked after the last step the latents are still noise to the other model's level.
             Some(second) if !run.job.wraps_up() => {
                 second.run(&run, &latents, Steps { before: steps.before + plan.total(), total })?;
             }
-            None if run.others.1 > 0 && !run.job.wraps_up() => {
+            None if run.others.1 > 0 && !early => {
                 canvas.forget_inputs();
                 unfinished.push(Unfinished { images: run.images.clone(), canvas, noise, latents, steps: plan.total() });
             }
@@ -254,6 +244,13 @@ fn draw(run: &Run<'_>) -> Result<Vec<Unfinished>, Fault> {
         }
     }
     Ok(unfinished)
+}
+
+/// What the steps of a pass made.
+pub(super) struct Drawn {
+    pub(super) latents: Latents,
+    /// Somebody asked to end with what there was: these are the denoised latents of some step.
+    pub(super) early: bool,
 }
 
 /// Runs the steps of one pass, from its first latents to its last.
@@ -265,7 +262,7 @@ pub(super) fn denoise(
     steps: Steps,
     start: Vec<f32>,
     noise: &mut BatchNoise,
-) -> Result<Latents, Fault> {
+) -> Result<Drawn, Fault> {
     let denoising = Instant::now();
     let (before, after) = run.others;
     // The pictures as they were when somebody asked to end with what there is.
@@ -283,22 +280,24 @@ pub(super) fn denoise(
             run.job.progress((steps.before + step.step) as u32, steps.total as u32);
             preview::maybe(run, &step, steps);
             run.check()?;
-            if run.job.wraps_up() && step.step < step.total {
+            // Without its last step a picture is its denoised latents. Where another model was to go on, even the last
+            // step leaves noise.
+            if run.job.wraps_up() && (step.step < step.total || after > 0) {
                 early = Some(step.denoised.to_vec());
                 return Err(Fault::cancelled());
             }
             Ok(())
         },
     );
-    let latents = match early {
-        Some(latents) => latents,
-        None => outcome?,
+    let (latents, early) = match early {
+        Some(latents) => (latents, true),
+        None => (outcome?, false),
     };
     run.job.time(|t| t.denoise += denoising.elapsed());
     if latents.iter().any(|v| !v.is_finite()) {
         return Err(Fault::new(FaultCode::InvalidOutput, "the latents hold values that are no numbers"));
     }
-    Ok(Latents { shape: run.shape(run.n()), data: latents })
+    Ok(Drawn { latents: Latents { shape: run.shape(run.n()), data: latents }, early })
 }
 
 /// How the network is asked: which texts, which extras, and how the answers are put together.
@@ -355,7 +354,7 @@ impl Guides {
         let positive = self.positive.at(eval.step);
         let mut items: Vec<Item> = (0..n).map(|i| item(positive, &self.extras, i, false)).collect();
         let Some(negative) = self.negative.as_ref().filter(|_| self.guidance.is_on(eval.step, total)) else {
-            return Ok(run.device.predict(x, items, &run.stop)?.data);
+            return Ok(run.device.predict(x, items, &run.until.stop)?.data);
         };
         let negative = negative.at(eval.step);
         items.extend((0..n).map(|i| item(negative, &self.negative_extras, i, false)));
@@ -364,7 +363,7 @@ impl Guides {
             items.extend((0..n).map(|i| item(negative, &self.negative_extras, i, true)));
             parts.push(&x);
         }
-        let out = run.device.predict(Latents::concat(parts.into_iter()), items, &run.stop)?;
+        let out = run.device.predict(Latents::concat(parts.into_iter()), items, &run.until.stop)?;
         let size = x.data.len();
         let (mut full, rest) = (out.data[..size].to_vec(), &out.data[size..]);
         let each = x.per_item();

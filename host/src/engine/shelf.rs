@@ -7,13 +7,12 @@
 use super::{
     device::{Desc, ModelId, Task},
     tokens::AddedTokens,
+    until::Until,
 };
+use crate::fault::Fault;
 use backend_api::{MemReport, ModelSource};
 use std::{
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -94,9 +93,9 @@ impl Shelf {
     }
 
     /// Takes a model in use, if it is here. Waits while others wait for room, unless the caller is one of those.
-    pub(super) fn hold(&self, key: &str, task: Task, hungry: bool, stop: &AtomicBool) -> Option<Entry> {
+    pub(super) fn hold(&self, key: &str, task: Task, hungry: bool, until: &Until) -> Option<Entry> {
         let mut state = self.lock();
-        while !hungry && state.hungry > 0 && !stop.load(Ordering::Acquire) {
+        while !hungry && state.hungry > 0 && until.check().is_ok() {
             state = self.wait(state, LOOK);
         }
         let place = state.places.iter_mut().find(|p| p.entry.key == key && p.entry.task == task)?;
@@ -124,17 +123,15 @@ impl Shelf {
         last
     }
 
-    /// Waits for the right to load; `None` when stopped.
-    pub(super) fn turn(&self, stop: &AtomicBool) -> Option<Turn<'_>> {
+    /// Waits for the right to load.
+    pub(super) fn turn(&self, until: &Until) -> Result<Turn<'_>, Fault> {
         let mut state = self.lock();
         while state.loading {
-            if stop.load(Ordering::Acquire) {
-                return None;
-            }
+            until.check()?;
             state = self.wait(state, LOOK);
         }
         state.loading = true;
-        Some(Turn(self))
+        Ok(Turn(self))
     }
 
     /// Announces that the caller waits for room.
@@ -222,6 +219,7 @@ impl Drop for Hungry<'_> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::fault::FaultCode;
     use backend_api::{UpscalerDesc, abi_stable::std_types::RVec};
 
     pub(in crate::engine) fn entry(key: &str) -> Entry {
@@ -246,7 +244,7 @@ pub(super) mod tests {
     }
 
     fn hold(shelf: &Shelf, key: &str) -> Option<Entry> {
-        shelf.hold(key, Task::Upscaling, false, &AtomicBool::new(false))
+        shelf.hold(key, Task::Upscaling, false, &Until::default())
     }
 
     #[test]
@@ -286,26 +284,27 @@ pub(super) mod tests {
     fn who_waits_for_room_keeps_others_out() {
         let shelf = Arc::new(shelf(&["a"]));
         let hungry = shelf.hunger();
-        assert!(shelf.hold("a", Task::Upscaling, true, &AtomicBool::new(false)).is_some());
+        assert!(shelf.hold("a", Task::Upscaling, true, &Until::default()).is_some());
         let other = shelf.clone();
         let waiting = std::thread::spawn(move || hold(&other, "a").is_some());
         std::thread::sleep(Duration::from_millis(50));
         assert!(!waiting.is_finished());
         drop(hungry);
         assert!(waiting.join().unwrap());
-        // One who is told to stop does not wait either.
+        // One who is told to stop does not wait either, nor does one whose time is over.
         let _hungry = shelf.hunger();
-        assert!(shelf.hold("b", Task::Upscaling, false, &AtomicBool::new(true)).is_none());
+        assert!(shelf.hold("b", Task::Upscaling, false, &Until::stopped(true)).is_none());
+        assert!(shelf.hold("b", Task::Upscaling, false, &Until::late()).is_none());
     }
 
     #[test]
     fn one_at_a_time_loads() {
         let shelf = Shelf::default();
-        let never = AtomicBool::new(false);
-        let turn = shelf.turn(&never).unwrap();
-        assert!(shelf.turn(&AtomicBool::new(true)).is_none());
+        let turn = shelf.turn(&Until::default()).unwrap();
+        assert_eq!(shelf.turn(&Until::stopped(true)).unwrap_err().code, FaultCode::Cancelled);
+        assert_eq!(shelf.turn(&Until::late()).unwrap_err().code, FaultCode::Timeout);
         drop(turn);
-        assert!(shelf.turn(&never).is_some());
+        assert!(shelf.turn(&Until::default()).is_ok());
     }
 
     #[test]

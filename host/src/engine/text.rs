@@ -123,7 +123,7 @@ pub(super) fn encode(run: &Run<'_>, negative: bool) -> Result<Encoded, Fault> {
     for text in &schedule.texts {
         let mut encoders: Vec<EncoderTokens> = chunks_on_device(run, text)?.into_iter().map(tokens).collect();
         encoders.truncate(run.loaded.desc.encoders.len());
-        conds.push(run.device.text(TextKey { encoders, params: params.clone() }, &run.stop)?);
+        conds.push(run.device.text(TextKey { encoders, params: params.clone() }, &run.until.stop)?);
     }
     Ok(Encoded { schedule, conds })
 }

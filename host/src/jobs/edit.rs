@@ -42,7 +42,7 @@ pub struct Hires {
     /// Steps of the second pass's schedule, of which `strength` says how many are run.
     pub steps: u32,
     /// How much is redone, 0–1.
-    pub strength: f32,
+    pub strength: f64,
     /// The sampler's canonical name.
     pub sampler: String,
     /// The schedule's canonical name.

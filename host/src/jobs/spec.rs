@@ -187,8 +187,8 @@ pub struct JobSpec {
     pub emphasis: &'static str,
     /// What happens to prompts over one chunk.
     pub overflow: sd_prompt::Overflow,
-    /// How much of the picture is redone, 0–1.
-    pub strength: f32,
+    /// How much of the picture is redone, 0–1. Double precision: it decides how many steps are run.
+    pub strength: f64,
     /// Another model that finishes the pictures.
     pub refiner: Option<Refiner>,
     /// What SDXL is told of sizes: with the prompt and with the negative prompt.

@@ -33,6 +33,10 @@ impl BrownianTree {
     /// Noise of unit variance for the way from `from` to `to`, from the path's increment.
     pub(super) fn increment(&mut self, from: f64, to: f64) -> Vec<f32> {
         let (from, to) = (single(from), single(to));
+        if from == to {
+            // No way, no noise; the scale below would be infinite.
+            return vec![0.0; self.total.len()];
+        }
         let scale = 1.0 / (to - from).abs().sqrt();
         let (a, b) = (self.at(from), self.at(to));
         b.iter().zip(&a).map(|(b, a)| ((b - a) * scale) as f32).collect()

@@ -200,7 +200,7 @@ fn info(app: &App, job: &Job, done: &Snapshot, all: &Map<String, Value>) -> Valu
         "restore_faces": false, "face_restoration_model": null,
         "sd_model_name": spec.model, "sd_model_hash": app.model_hash(&spec.model), "sd_vae_name": null, "sd_vae_hash": null,
         "seed_resize_from_w": from_w, "seed_resize_from_h": from_h,
-        "denoising_strength": strength.map(recipe::rounded), "extra_generation_params": {},
+        "denoising_strength": strength, "extra_generation_params": {},
         "index_of_first_image": 0, "infotexts": texts, "styles": all["styles"], "job_timestamp": timestamp(job),
         "clip_skip": spec.clip_skip.unwrap_or(1), "is_using_inpainting_conditioning": false,
         "version": concat!("sd-worker ", env!("CARGO_PKG_VERSION")),

@@ -1,6 +1,6 @@
 //! The lanes' hand on a device: sends commands to its thread, and notices when no answer comes.
 
-use super::{Call, Command, Desc, LoadProgress, ModelId, Reply, Task, thread::Worker};
+use super::{Call, Command, Desc, LoadProgress, ModelId, Reply, Task, pulse::Pulse, thread::Worker};
 use crate::fault::{Fault, FaultCode};
 use backend_api::{BackendBox, MemReport, ModelPlan, ModelSource};
 use std::{
@@ -23,7 +23,7 @@ pub struct Device {
     /// The plugin's id.
     pub backend: Arc<str>,
     commands: mpsc::SyncSender<Command>,
-    stuck: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
     call_limit: Duration,
 }
 
@@ -41,6 +41,8 @@ impl Device {
     {
         let (commands, inbox) = mpsc::sync_channel(MAX_COMMANDS);
         let (opened, answer) = mpsc::sync_channel(1);
+        let pulse = Arc::new(Pulse::default());
+        let beating = pulse.clone();
         std::thread::Builder::new()
             .name("device".to_owned())
             .spawn(move || {
@@ -53,13 +55,13 @@ impl Device {
                     }
                 };
                 if opened.send(Ok((id, label, fact))).is_ok() {
-                    Worker::new(backend).run(&inbox);
+                    Worker::new(backend).run(&inbox, &beating);
                 }
             })
             .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
         let (id, label, fact) =
             answer.recv().map_err(|_| Fault::internal("the device's thread ended while opening"))??;
-        Ok((Device { label: label.into(), backend: id.into(), commands, stuck: Arc::default(), call_limit }, fact))
+        Ok((Device { label: label.into(), backend: id.into(), commands, pulse, call_limit }, fact))
     }
 
     /// The same device with another limit for a single call.
@@ -70,7 +72,7 @@ impl Device {
 
     /// Whether a call outlived its limit and has not come back.
     pub fn is_stuck(&self) -> bool {
-        self.stuck.load(Ordering::Acquire)
+        self.pulse.is_stuck()
     }
 
     fn ask<T>(&self, stop: Option<&AtomicBool>, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, Fault> {
@@ -81,20 +83,17 @@ impl Device {
         }
         let (reply, answer) = mpsc::sync_channel(1);
         self.commands.send(make(reply)).map_err(|_| gone())?;
-        let mut since = Instant::now();
-        let mut stopping = false;
+        let mut stopped = None;
         loop {
             match answer.recv_timeout(Duration::from_millis(250)) {
                 Ok(result) => return result,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(gone()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    if !stopping && stop.is_some_and(|s| s.load(Ordering::Acquire)) {
+                    if stopped.is_none() && stop.is_some_and(|s| s.load(Ordering::Acquire)) {
                         // A call that polls its control comes back soon; one that does not gets the limit from here on.
-                        stopping = true;
-                        since = Instant::now();
+                        stopped = Some(Instant::now());
                     }
-                    if since.elapsed() > self.call_limit {
-                        self.stuck.store(true, Ordering::Release);
+                    if self.pulse.outlived(self.call_limit, stopped) {
                         return Err(hung());
                     }
                 }

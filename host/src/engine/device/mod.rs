@@ -6,6 +6,7 @@
 
 mod handle;
 mod model;
+mod pulse;
 mod thread;
 
 pub use handle::Device;

@@ -140,7 +140,7 @@ impl Loaded {
         };
         if riders.len() == 1 {
             for one in riders {
-                let result = denoiser.predict(&one.x, &one.items, &one.stop);
+                let result = denoiser.predict(&one.x, &one.items, &one.stop).and_then(denoised);
                 let _ = one.reply.send(result);
             }
             return;
@@ -152,7 +152,8 @@ impl Loaded {
         let mut at = 0;
         for rider in riders {
             let n = rider.items.len();
-            let part = result.as_ref().map(|out| out.slice(at, n)).map_err(Clone::clone);
+            // One job's numbers are not another one's fault.
+            let part = result.as_ref().map_err(Clone::clone).and_then(|out| denoised(out.slice(at, n)));
             at += n;
             let _ = rider.reply.send(part);
         }
@@ -249,7 +250,6 @@ impl Denoiser {
                 Err(fault) => return Err(fault),
             }
         }
-        out.data = finite(out.data, "the denoiser's output")?;
         Ok(out)
     }
 
@@ -330,6 +330,12 @@ impl Denoiser {
         let shape = [count as u64, (vectors.len() / count.max(1)) as u64];
         abi(self.session.add_tokens(encoder, TensorRef::f32("vectors", &shape, vectors)?))
     }
+}
+
+/// A denoiser's answer to one rider, if all of it is numbers.
+fn denoised(mut out: Latents) -> Result<Latents, Fault> {
+    out.data = finite(out.data, "the denoiser's output")?;
+    Ok(out)
 }
 
 /// The values, if all of them are numbers.

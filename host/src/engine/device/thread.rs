@@ -1,6 +1,6 @@
 //! The device's own thread: the backend, its models, and the commands for them one after the other.
 
-use super::{Call, Command, Desc, LoadProgress, ModelId, Predict, Task, handle::no_model, model::Loaded};
+use super::{Call, Command, Desc, LoadProgress, ModelId, Predict, Task, handle::no_model, model::Loaded, pulse::Pulse};
 use crate::fault::Fault;
 use abi_stable::{
     sabi_trait::prelude::TD_Opaque,
@@ -56,10 +56,10 @@ impl Worker {
     }
 
     /// Obeys until no lane can send any more.
-    pub(super) fn run(mut self, inbox: &mpsc::Receiver<Command>) {
+    pub(super) fn run(mut self, inbox: &mpsc::Receiver<Command>, pulse: &Pulse) {
         let mut backlog = VecDeque::new();
         while let Some(command) = backlog.pop_front().or_else(|| inbox.recv().ok()) {
-            match command {
+            pulse.beat(|| match command {
                 Command::Call(id, Call::Predict(first)) => {
                     let riders = self.gather(id, first, inbox, &mut backlog);
                     match self.models.get_mut(&id) {
@@ -70,7 +70,7 @@ impl Worker {
                     }
                 }
                 other => self.obey(other),
-            }
+            });
         }
     }
 
