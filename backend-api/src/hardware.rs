@@ -36,7 +36,7 @@ pub struct HwDevice {
     pub name: RString,
     /// Its memory in bytes; 0 where unknown.
     pub mem_total: u64,
-    /// What it can do: `avx2`, `avx512f`, `avx512_bf16`, `neon`, `driver=nvidia` …
+    /// What it can do: `avx2`, `avx512f`, `avx512bf16`, `amx_tile`, `neon`, `driver=nvidia` …
     pub features: RVec<RString>,
     /// Room to grow. `cores` and `index` (the number among devices of its kind) are always there.
     pub params: RVec<Param>,

@@ -49,6 +49,7 @@ mod error;
 mod hardware;
 mod model;
 mod module;
+mod needs;
 mod params;
 mod tensor;
 
@@ -70,5 +71,6 @@ pub use model::{
     ModelPlan, ModelSource, role,
 };
 pub use module::{Plugin, Plugin_Ref};
+pub use needs::NEEDS;
 pub use params::{Param, find};
 pub use tensor::{TensorMut, TensorRef};

@@ -396,7 +396,9 @@ pub fn scan(args: &BackendArgs, call_limit: Option<Duration>) -> (Catalog, Choic
         limits = sd_plugins::Limits { first: limits.first.min(limit), floor: limits.floor.min(limit), ..limits };
     }
     let dirs = args.plugin_dir.clone();
-    let search = Search { dirs, isolate, child, limits, cache: cache_dir(), ..Search::default() };
+    // A library that is named by its path is taken beside those that are found.
+    let files = args.backend.iter().filter(|wish| sd_plugins::is_path(wish)).map(PathBuf::from).collect();
+    let search = Search { dirs, files, isolate, child, limits, cache: cache_dir(), ..Search::default() };
     let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
     (Catalog::scan(&search), Choice { backend: args.backend.clone(), device: args.device.clone(), options })
 }

@@ -1,4 +1,4 @@
-//! Project commands: `cargo xtask serve | test | clients | soak | fuzz | bench | badges | golden`.
+//! Project commands: `cargo xtask serve | test | clients | soak | fuzz | variants | bench | badges | golden`.
 
 mod badges;
 mod bench;
@@ -9,6 +9,7 @@ mod sheet;
 mod shell;
 mod soak;
 mod test;
+mod variants;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,8 @@ Project commands
 
   cargo xtask serve [OPTIONS]   build host and plugin, start on the bundled model, print the URL
                                 (options go to sd-worker: --port 9000, --model NAME, …)
+  cargo xtask variants [NAME …] build the CPU plugin for several instruction sets, as files of one folder (--out FOLDER,
+                                --profile dist for packages; --check tries each, --bench compares their speed)
   cargo xtask test              format, lints, documentation, every test
   cargo xtask clients [NAME]    try the worker with stock clients (installs them from PyPI and npm below the target folder)
   cargo xtask soak [OPTIONS]    the slow tests, then mixed chaos for --minutes N (10) with every meter running
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let outcome = match command.as_str() {
         "serve" => serve::run(&rest),
+        "variants" => variants::run(&rest),
         "test" => test::run(),
         "clients" => clients::run(&rest),
         "soak" => soak::run(&rest),

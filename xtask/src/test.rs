@@ -1,7 +1,7 @@
 //! Everything that must hold before a change lands. What cannot be run on a machine is told at the end, by name.
 
-use crate::clients;
 use crate::shell::{Outcome, cargo, say, step, target};
+use crate::{clients, variants};
 use std::time::Instant;
 
 pub(crate) fn run() -> Outcome {
@@ -14,6 +14,7 @@ pub(crate) fn run() -> Outcome {
     let mut old = cargo(&["build", "--release", "--locked", "--manifest-path", "tests/abi/Cargo.toml", "--target-dir"]);
     old.arg(target().parent().unwrap_or(&target()));
     step("build plugins of other interface versions", old)?;
+    variants::gauss()?;
     step("tests", cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]))?;
     let missing = clients::try_all(&[])?;
     let mut doc = cargo(&["doc", "--release", "--locked", "--workspace", "--no-deps"]);

@@ -2,11 +2,13 @@
 
 /// Exports a type that implements [`crate::author::Plugin`] as this library's backend. Use it once, in the cdylib.
 ///
-/// It writes the static [`crate::ENTRY_SYMBOL`] and three functions that no panic can leave. The crate needs no
-/// dependency on `abi_stable` of its own.
+/// It writes the static [`crate::ENTRY_SYMBOL`] and three functions that no panic can leave, and states the processor
+/// features that the library was compiled for ([`crate::NEEDS`]). The crate needs no dependency on `abi_stable` of its own.
 #[macro_export]
 macro_rules! export_backend {
     ($plugin:ty) => {
+        $crate::__each_feature!($crate::__state_needs);
+
         const _: () = {
             extern "C" fn info() -> $crate::PluginInfo {
                 $crate::author::info_guarded::<$plugin>()

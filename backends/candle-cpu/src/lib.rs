@@ -8,6 +8,13 @@ use backend_api::{
 use sd_candle::{CandleBackend, Error, ops};
 use std::sync::Arc;
 
+/// The features that this build takes for granted, beyond those of every processor; what they add to a score keeps below
+/// the next better kernels'.
+const BUILT_FOR: u32 = {
+    let features = backend_api::built_for!();
+    if features < 40 { features } else { 39 }
+};
+
 /// The most threads that an option may ask for.
 const MAX_THREADS: usize = 1024;
 
@@ -66,7 +73,12 @@ fn offer(index: usize, device: &HwDevice) -> Offer {
     } else {
         (50, "it runs on every processor; kernels for this one's instruction set are not there")
     };
-    Offer { hw_index: index as u32, score, why: why.into(), params: Vec::new().into() }
+    // Of several builds the one that uses most of this processor wins.
+    let why = match BUILT_FOR {
+        0 => why.to_owned(),
+        _ => format!("{why}, and all of it was built for what this one can do"),
+    };
+    Offer { hw_index: index as u32, score: score + BUILT_FOR, why: why.into(), params: Vec::new().into() }
 }
 
 backend_api::export_backend!(CandleCpu);
@@ -87,7 +99,7 @@ mod tests {
             params: vec![Param::new("cores", 1)].into(),
         };
         let offers = CandleCpu::probe(std::slice::from_ref(&device));
-        assert_eq!(offers.first().map(|o| o.score), score, "{kind:?} {features:?}");
+        assert_eq!(offers.first().map(|o| o.score - BUILT_FOR), score, "{kind:?} {features:?}");
         assert_eq!(default_threads(&device), 1);
     }
 

@@ -36,6 +36,8 @@ pub struct Search {
     /// Folders to look in. When empty: `plugins` beside the program and, in a source tree, the program's own folder; and
     /// `/usr/lib/sd-worker/plugins`.
     pub dirs: Vec<PathBuf>,
+    /// Libraries beside those of the folders, wherever they lie and whatever their names are.
+    pub files: Vec<PathBuf>,
     /// Who may own the libraries.
     pub trust: Trust,
     /// When to isolate. Counts only with [`Search::child`].
@@ -53,7 +55,8 @@ pub struct Search {
 /// A wish for a backend.
 #[derive(Debug, Clone, Default)]
 pub struct Choice {
-    /// A plugin's id; `None` = the best. Plugins for tests are only taken when named.
+    /// A plugin's id, which means the best of the files with this id; or one file: by `x-y` of `libsd_backend_x_y.so`, or by
+    /// its path. `None` = the best of all. Plugins for tests are only taken when named.
     pub backend: Option<String>,
     /// Devices: `cpu`, `cuda`, `cuda:1`, a PCI address, an index, a list of these, `gpu` or `all`; `None` = any.
     pub device: Option<String>,
@@ -89,6 +92,8 @@ pub struct Opened {
 struct Entry {
     path: PathBuf,
     isolated: bool,
+    /// The processor features that it states to need.
+    needs: Vec<String>,
     outcome: Result<Description, PluginError>,
 }
 
@@ -119,11 +124,12 @@ impl Catalog {
             .into_iter()
             .map(|path| {
                 let isolated = isolated(search, &path, &shipped);
-                let outcome = examine(search, &mut cache, &path, &hardware);
+                let mut needs = Vec::new();
+                let outcome = examine(search, &mut cache, &path, &hardware, &mut needs);
                 if let Err(e) = &outcome {
                     tracing::debug!(code = e.code(), "{e}");
                 }
-                Entry { path, isolated, outcome }
+                Entry { path, isolated, needs, outcome }
             })
             .collect();
         cache.save();
@@ -143,6 +149,28 @@ impl Catalog {
     /// The files that may run, by place in the catalogue.
     pub(crate) fn usable(&self) -> impl Iterator<Item = (usize, &Description)> {
         self.entries.iter().enumerate().filter_map(|(i, e)| Some((i, e.outcome.as_ref().ok()?)))
+    }
+
+    /// The files that a wish for a backend means, by place in the catalogue: those with this id or, when there is none, the
+    /// one that is called so or lies there.
+    pub(crate) fn named(&self, wish: &str) -> Vec<usize> {
+        let with_id: Vec<usize> = self.usable().filter(|(_, about)| about.id == wish).map(|(i, _)| i).collect();
+        if !with_id.is_empty() {
+            return with_id;
+        }
+        let path = std::fs::canonicalize(wish).unwrap_or_else(|_| wish.into());
+        let called = |e: &Entry| file_wish(&e.path).as_deref() == Some(wish) || (is_path(wish) && e.path == path);
+        self.entries.iter().position(called).into_iter().collect()
+    }
+
+    /// What `--backend` takes for just this file.
+    fn wish_for(&self, entry: usize, about: &Description) -> String {
+        let alone = self.usable().filter(|(_, other)| other.id == about.id).count() == 1;
+        match file_wish(&self.entries[entry].path).filter(|wish| !alone && *wish != about.id) {
+            _ if alone => format!("--backend {} takes it", about.id),
+            Some(wish) => format!("--backend {wish} takes it"),
+            None => "--backend with its path takes it".to_owned(),
+        }
     }
 
     /// Every file and what became of it under this wish.
@@ -165,7 +193,7 @@ impl Catalog {
         chosen: &[Candidate],
         choice: &Choice,
     ) -> PluginReport {
-        let Entry { path, isolated, outcome } = &self.entries[entry];
+        let Entry { path, isolated, needs, outcome } = &self.entries[entry];
         let mut report = PluginReport {
             file: file_name(path),
             path: path.clone(),
@@ -179,12 +207,16 @@ impl Catalog {
             interface: String::new(),
             test_only: false,
             isolated: *isolated,
+            needs: needs.clone(),
             offers: Vec::new(),
         };
         let about = match outcome {
             Ok(about) => about.clone(),
             Err(e) => {
                 (report.reason, report.remedy, report.code) = (e.to_string(), Some(e.remedy()), Some(e.code()));
+                if matches!(e, PluginError::Unfit { .. }) {
+                    report.state = State::Skipped;
+                }
                 return report;
             }
         };
@@ -200,10 +232,10 @@ impl Catalog {
             (Some(place), _) => {
                 let claim = &about.offers[candidates[place].claim];
                 let reason = format!("{}: {} (tried if {} better fail)", claim.device, claim.why, place);
-                (State::Available, reason, Some(format!("--backend {} takes it", about.id)))
+                (State::Available, reason, Some(self.wish_for(entry, &about)))
             }
             (None, _) if about.test_only && choice.backend.is_none() => {
-                (State::Skipped, "for tests only".to_owned(), Some(format!("--backend {} takes it", about.id)))
+                (State::Skipped, "for tests only".to_owned(), Some(self.wish_for(entry, &about)))
             }
             (None, Some(best)) if best.score == 0 => {
                 (State::Skipped, best.why.clone(), Some(best.remedy.clone()).filter(|remedy| !remedy.is_empty()))
@@ -318,12 +350,19 @@ impl Catalog {
             let remedy = failed[0].remedy();
             return PluginError::NoChoice { reason: format!("every backend failed: {}", reasons.join("; ")), remedy };
         }
+        let named = choice.backend.as_deref().map(|wish| self.named(wish)).unwrap_or_default();
+        // The one file that was meant may not run: its own reason is the answer.
+        if let [entry] = named[..]
+            && let Err(e) = &self.entries[entry].outcome
+        {
+            return e.clone();
+        }
         let usable = || self.entries.iter().filter_map(|e| e.outcome.as_ref().ok());
         let ids: BTreeSet<&str> = usable().filter(|a| !a.test_only).map(|a| a.id.as_str()).collect();
         let devices: Vec<&str> = self.hardware.iter().map(label).collect();
         let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let (reason, remedy) = match (&choice.backend, &choice.device) {
-            (Some(id), _) if !usable().any(|a| a.id == *id) => (
+            (Some(id), _) if named.is_empty() => (
                 format!(
                     "there is no backend `{}`; found: {}",
                     crate::error::clean(id, 40),
@@ -355,10 +394,21 @@ impl Catalog {
     }
 }
 
-/// Checks a file and asks it what it is: in a child, when there is a command for one.
-fn examine(search: &Search, cache: &mut Cache, path: &Path, hardware: &[HwDevice]) -> Result<Description, PluginError> {
-    precheck::check(path).map_err(|reason| PluginError::NotALibrary { file: file_name(path), reason })?;
+/// Checks a file and asks it what it is: in a child, when there is a command for one. One that needs another processor is
+/// not asked, since it would die by its first instruction that this one does not know. `needs` gets what it needs.
+fn examine(
+    search: &Search,
+    cache: &mut Cache,
+    path: &Path,
+    hardware: &[HwDevice],
+    needs: &mut Vec<String>,
+) -> Result<Description, PluginError> {
+    *needs = precheck::check(path).map_err(|reason| PluginError::NotALibrary { file: file_name(path), reason })?;
     trust::check(path, search.trust)?;
+    let lacks = hardware::lacking(needs, hardware);
+    if !lacks.is_empty() {
+        return Err(PluginError::Unfit { file: file_name(path), lacks });
+    }
     match &search.child {
         Some(command) if search.isolate != Isolate::Never => {
             cache.get(path, hardware, || isolate::probe::probe(command, path, hardware, search.limits))
@@ -396,6 +446,16 @@ fn stem(path: &Path) -> Option<&str> {
     name.strip_prefix("sd_backend_")
 }
 
+/// What `--backend` takes for a file: `x-y` for `libsd_backend_x_y.so`.
+fn file_wish(path: &Path) -> Option<String> {
+    stem(path).map(|stem| stem.replace('_', "-"))
+}
+
+/// Whether a wish for a backend is the path of a library.
+pub fn is_path(wish: &str) -> bool {
+    wish.contains(std::path::MAIN_SEPARATOR) || wish.ends_with(std::env::consts::DLL_SUFFIX)
+}
+
 /// The libraries in the folders of a search, canonical and each once. The working directory is never searched.
 fn files(search: &Search) -> Vec<PathBuf> {
     let mut dirs = search.dirs.clone();
@@ -424,6 +484,12 @@ fn files(search: &Search) -> Vec<PathBuf> {
             if !found.contains(&path) {
                 found.push(path);
             }
+        }
+    }
+    for path in &search.files {
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        if !found.contains(&path) {
+            found.push(path);
         }
     }
     found

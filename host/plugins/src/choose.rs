@@ -64,9 +64,9 @@ impl Catalog {
     /// The plugins that fit a wish, best first; devices of one plugin with the same score in the machine's order.
     pub(crate) fn candidates(&self, choice: &Choice) -> Vec<Candidate> {
         let mut found: Vec<(u32, Vec<u64>, Candidate)> = Vec::new();
+        let named = choice.backend.as_deref().map(|wish| self.named(wish));
         for (entry, about) in self.usable() {
-            let named = choice.backend.as_deref() == Some(about.id.as_str());
-            if !named && (about.test_only || choice.backend.is_some()) {
+            if named.as_ref().map_or(about.test_only, |named| !named.contains(&entry)) {
                 continue;
             }
             for (claim, offer) in about.offers.iter().enumerate().filter(|(_, o)| o.score > 0) {

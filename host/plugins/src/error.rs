@@ -24,6 +24,14 @@ pub enum PluginError {
         /// What to do.
         remedy: String,
     },
+    /// The library was built for processors that can do more than this one. Nothing of it was executed.
+    #[error("{file}: needs {}, which this CPU lacks", few(lacks))]
+    Unfit {
+        /// The file's name.
+        file: String,
+        /// The features that this processor lacks; not empty.
+        lacks: Vec<String>,
+    },
     /// The system's loader refused the library, for example because a library that it needs is missing.
     #[error("{file}: not for this machine: {reason}")]
     Loader {
@@ -84,6 +92,7 @@ impl PluginError {
         match self {
             PluginError::NotALibrary { .. } => "plugin_not_a_library",
             PluginError::Untrusted { .. } => "plugin_untrusted",
+            PluginError::Unfit { .. } => "plugin_not_for_this_cpu",
             PluginError::Loader { .. } => "plugin_not_loadable",
             PluginError::Interface { .. } => "plugin_interface_mismatch",
             PluginError::Misbehaved { .. } => "plugin_misbehaved",
@@ -99,6 +108,7 @@ impl PluginError {
             PluginError::Open { file, .. }
             | PluginError::NotALibrary { file, .. }
             | PluginError::Untrusted { file, .. }
+            | PluginError::Unfit { file, .. }
             | PluginError::Loader { file, .. }
             | PluginError::Interface { file, .. }
             | PluginError::Misbehaved { file, .. }
@@ -112,6 +122,9 @@ impl PluginError {
         match self {
             PluginError::NotALibrary { .. } => "copy the library again, built for this system and processor".to_owned(),
             PluginError::Untrusted { remedy, .. } | PluginError::NoChoice { remedy, .. } => remedy.clone(),
+            PluginError::Unfit { .. } => {
+                "get a build of it for this processor, unless another one is chosen".to_owned()
+            }
             PluginError::Loader { .. } => "install the driver or the library that it needs, or remove it".to_owned(),
             PluginError::Interface { .. } => "get a build of the plugin for this version of sd-worker".to_owned(),
             PluginError::Misbehaved { .. } | PluginError::Child { .. } => {
@@ -120,6 +133,14 @@ impl PluginError {
             PluginError::Open { .. } => "see the message; another backend can be named with --backend".to_owned(),
         }
     }
+}
+
+/// A list for people, not longer than a line.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(SHOWN);
+    if more > 0 { format!("{shown} and {more} more features") } else { shown }
 }
 
 /// One line of printable text of at most `most` characters: what a stranger's library says is shown to people.

@@ -24,7 +24,7 @@ mod trust;
 mod vetted;
 
 pub use backend_api;
-pub use catalog::{Catalog, Choice, Isolate, Opened, Search};
+pub use catalog::{Catalog, Choice, Isolate, Opened, Search, is_path};
 pub use choose::{Seat, Seats};
 pub use control::{Cancel, control, host_ref, tracing_host};
 pub use error::PluginError;

@@ -1,6 +1,8 @@
 //! What a file is, before the system's loader sees it: a loader crashes on a truncated library.
 
+use crate::error::clean;
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::Path,
@@ -9,9 +11,13 @@ use std::{
 /// The most bytes of names that a library may export; candle's CUDA plugin has well under one MiB.
 const MAX_NAMES: u64 = 64 << 20;
 
+/// The most processor features that a library may state; x86-64 has about a hundred.
+const MAX_NEEDS: usize = 256;
+
 /// Checks that a file is a whole shared library for this system and processor which exports a backend's entry symbol.
-/// The error is one line that says what the file is instead.
-pub fn check(path: &Path) -> Result<(), String> {
+/// Answers the processor features that it states to need ([`backend_api::NEEDS`]), each once; they are read from ELF files
+/// only. The error is one line that says what the file is instead.
+pub fn check(path: &Path) -> Result<Vec<String>, String> {
     let kind = path.metadata().map_err(|e| unreadable(&e))?;
     if !kind.is_file() {
         return Err(if kind.is_dir() { "is a folder" } else { "is no regular file" }.to_owned());
@@ -31,9 +37,9 @@ pub fn check(path: &Path) -> Result<(), String> {
         Kind::MachO { machine }
             if FORMAT == "Mach-O" && (*machine == std::env::consts::ARCH || *machine == "several processors") =>
         {
-            Ok(())
+            Ok(Vec::new())
         }
-        Kind::Pe { machine } if FORMAT == "PE" && *machine == std::env::consts::ARCH => Ok(()),
+        Kind::Pe { machine } if FORMAT == "PE" && *machine == std::env::consts::ARCH => Ok(Vec::new()),
         _ => Err(format!("is {found}; wanted is {wanted}")),
     }
 }
@@ -154,8 +160,9 @@ struct Load {
     size: u64,
 }
 
-/// Checks an ELF library: every segment inside the file, a dynamic section, the entry symbol among its names.
-fn elf(file: &mut File, head: &[u8], len: u64) -> Result<(), String> {
+/// Checks an ELF library: every segment inside the file, a dynamic section, the entry symbol among its names. Answers what
+/// it needs.
+fn elf(file: &mut File, head: &[u8], len: u64) -> Result<Vec<String>, String> {
     let truncated = || "is a truncated library".to_owned();
     let half = |at: usize| head.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]])).ok_or_else(truncated);
     if half(16)? != 3 {
@@ -188,7 +195,21 @@ fn elf(file: &mut File, head: &[u8], len: u64) -> Result<(), String> {
     let inside = |l: &&Load| names >= l.address && names - l.address <= l.size && size <= l.size - (names - l.address);
     let place = loads.iter().find(inside).ok_or("is a broken library: its names lie outside of it")?;
     let names = slice(file, place.offset + (names - place.address), size.min(MAX_NAMES), len).ok_or_else(truncated)?;
-    entry_symbol(&names)
+    entry_symbol(&names)?;
+    needs(&names)
+}
+
+/// The processor features among the names of a library.
+fn needs(names: &[u8]) -> Result<Vec<String>, String> {
+    let stated = names.split(|b| *b == 0).filter_map(|name| name.strip_prefix(backend_api::NEEDS.as_bytes()));
+    let mut found = BTreeSet::new();
+    for name in stated {
+        found.insert(clean(String::from_utf8_lossy(name), 40));
+        if found.len() > MAX_NEEDS {
+            return Err(format!("is a broken library: it needs more than {MAX_NEEDS} processor features"));
+        }
+    }
+    Ok(found.into_iter().collect())
 }
 
 fn entry_symbol(names: &[u8]) -> Result<(), String> {

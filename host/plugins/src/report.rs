@@ -115,7 +115,7 @@ pub struct PluginReport {
     /// What the operator can do, where there is something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
-    /// A stable code, for a refused file.
+    /// A stable code, for a file that may not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
     /// Its id; empty when it could not be asked.
@@ -130,6 +130,8 @@ pub struct PluginReport {
     pub test_only: bool,
     /// Whether it runs in a process of its own.
     pub isolated: bool,
+    /// The processor features that it was built for and does not run without.
+    pub needs: Vec<String>,
     /// What it offers.
     pub offers: Vec<OfferReport>,
 }

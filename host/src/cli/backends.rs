@@ -40,8 +40,18 @@ pub(super) fn print(report: &Report) {
     }
     for plugin in &report.plugins {
         let state = plugin.state.as_str();
-        let name = if plugin.id.is_empty() { plugin.file.clone() } else { format!("{} {}", plugin.id, plugin.version) };
-        say(&format!("  {state:<10} {name}: {}", plugin.reason));
+        let builds = report.plugins.iter().filter(|other| other.id == plugin.id).count();
+        let name = match (plugin.id.as_str(), builds) {
+            ("", _) => plugin.file.clone(),
+            (id, 1) => format!("{id} {}", plugin.version),
+            (id, _) => format!("{id} {} ({})", plugin.version, plugin.file),
+        };
+        // What may not run is told of by its file's name already.
+        let reason = plugin.reason.strip_prefix(&format!("{}: ", plugin.file)).unwrap_or(&plugin.reason);
+        say(&format!("  {state:<10} {name}: {reason}"));
+        if !plugin.needs.is_empty() {
+            say(&format!("             built for {}", plugin.needs.join(", ")));
+        }
         for offer in &plugin.offers {
             say(&format!("             {} score {}: {}", offer.device, offer.score, offer.why));
         }

@@ -60,7 +60,8 @@ pub struct BackendArgs {
     /// program's own folder
     #[arg(long, env = "SD_WORKER_PLUGIN_DIR", value_delimiter = ':')]
     pub plugin_dir: Vec<PathBuf>,
-    /// Use this plugin instead of the best for the hardware (see `sd-worker backend list`)
+    /// Use this plugin instead of the best for the hardware (see `sd-worker backend list`): an id, the `x-y` of one
+    /// `libsd_backend_x_y` among several builds, or a library's path
     #[arg(long, env = "SD_WORKER_BACKEND")]
     pub backend: Option<String>,
     /// Use these devices: `cpu`, `cuda:1`, a PCI address, a number (the device of this index), a list of them with

@@ -64,7 +64,8 @@ impl author::Plugin for Gauss {
     fn probe(hardware: &[HwDevice]) -> Vec<Offer> {
         let offer = |hw_index: usize, params: RVec<Param>| Offer {
             hw_index: hw_index as u32,
-            score: 1,
+            // Of several builds the one for most features wins, which the choice is tested with.
+            score: 1 + backend_api::built_for!(),
             why: "draws Gaussian noise fields for tests, on any processor".into(),
             params,
         };

@@ -62,18 +62,14 @@ fn memory(root: &Path) -> u64 {
     }
 }
 
-/// Instruction sets that the processor has *and* the system saves registers for. Names as in the kernel's `flags`.
+/// Instruction sets that the processor has *and* the system saves registers for: all that a library may state to need
+/// ([`backend_api::NEEDS`]), under Rust's names, and AMX under the kernel's.
 fn features(flags: &str) -> Vec<String> {
     let mut found: Vec<&str> = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
-        macro_rules! detect { ($($name:literal => $flag:tt),* $(,)?) => { $(if std::is_x86_feature_detected!($flag) { found.push($name); })* } }
-        detect!(
-            "sse4_2" => "sse4.2", "avx" => "avx", "avx2" => "avx2", "fma" => "fma", "f16c" => "f16c",
-            "avx_vnni" => "avxvnni", "avx512f" => "avx512f", "avx512bw" => "avx512bw", "avx512dq" => "avx512dq",
-            "avx512vl" => "avx512vl", "avx512_vnni" => "avx512vnni", "avx512_bf16" => "avx512bf16",
-            "avx512_fp16" => "avx512fp16",
-        );
+        macro_rules! detect { ($($flag:tt)*) => { $(if std::is_x86_feature_detected!($flag) { found.push($flag); })* } }
+        backend_api::__each_feature!(detect);
         // The standard library does not detect these in stable Rust; the kernel lists what it supports.
         let listed = |flag: &&str| flags.split_ascii_whitespace().any(|f| f == *flag);
         found.extend(["amx_tile", "amx_bf16", "amx_int8", "amx_fp16"].iter().filter(|f| listed(f)));
@@ -81,8 +77,9 @@ fn features(flags: &str) -> Vec<String> {
     #[cfg(target_arch = "aarch64")]
     {
         let _ = flags;
-        macro_rules! detect { ($($name:literal => $flag:tt),* $(,)?) => { $(if std::arch::is_aarch64_feature_detected!($flag) { found.push($name); })* } }
-        detect!("neon" => "neon", "fp16" => "fp16", "dotprod" => "dotprod", "bf16" => "bf16", "i8mm" => "i8mm", "sve" => "sve", "sve2" => "sve2");
+        macro_rules! detect { ($($flag:tt)*) => { $(if std::arch::is_aarch64_feature_detected!($flag) { found.push($flag); })* } }
+        found.push("neon");
+        backend_api::__each_feature!(detect);
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = flags;

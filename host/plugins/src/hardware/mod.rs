@@ -36,6 +36,17 @@ pub fn matches(device: &HwDevice, wish: &str) -> bool {
         || (wish == "gpu" && matches!(device.kind, HwKind::GPU | HwKind::IGPU))
 }
 
+/// What of these processor features none of the machine's processors has, in the words of the list.
+pub fn lacking(needs: &[String], devices: &[HwDevice]) -> Vec<String> {
+    // The kernel writes amx_tile where a compiler writes amx-tile.
+    let plain = |name: &str| -> String {
+        name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let processors = || devices.iter().filter(|d| d.kind == HwKind::CPU);
+    let has = |need: &String| processors().any(|cpu| cpu.features.iter().any(|f| plain(f) == plain(need)));
+    needs.iter().filter(|need| !has(need)).cloned().collect()
+}
+
 fn device(
     kind: HwKind,
     label: &str,
