@@ -116,7 +116,7 @@ impl<'a> TensorMut<'a> {
         Ok(())
     }
 
-    /// Writes pictures given as `f32` 0–1, as `f32` or, rounded to nearest and clamped, as `u8`.
+    /// Writes pictures given as `f32` 0–1, as `f32` or, clamped and rounded to the nearest (to even, as NumPy does), as `u8`.
     pub fn write_picture(&mut self, values: &[f32]) -> Result<(), AbiError> {
         if self.dtype == DType::F32 {
             return self.write_f32(values);
@@ -125,7 +125,7 @@ impl<'a> TensorMut<'a> {
             return Err(AbiError::invalid("the picture output has another type or size than the result"));
         }
         for (out, value) in self.bytes.iter_mut().zip(values) {
-            *out = (value.clamp(0.0, 1.0) * 255.0).round() as u8;
+            *out = (value.clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         }
         Ok(())
     }

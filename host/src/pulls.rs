@@ -72,11 +72,12 @@ impl Pulls {
             return Err(Fault::new(FaultCode::QueueFull, message));
         }
         let key = id.to_string();
+        // Revisions of a repository share its files.
         let lock = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             // Locks that nobody holds or waits for are no longer needed.
             running.retain(|_, lock| Arc::strong_count(lock) > 1);
-            running.entry(key.clone()).or_default().clone()
+            running.entry(id.repo()).or_default().clone()
         };
         let mut told = false;
         let _alone = loop {

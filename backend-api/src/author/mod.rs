@@ -8,8 +8,10 @@ mod emphasis;
 mod export;
 mod guard;
 pub mod log;
+mod memory;
 mod traits;
 
 pub use emphasis::Emphasis;
 pub use guard::{info_guarded, open_guarded, probe_guarded};
+pub use memory::{memory_below, system_memory};
 pub use traits::{Backend, Diffusion, Model, Plugin, Upscaler};

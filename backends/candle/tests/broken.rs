@@ -137,6 +137,7 @@ fn configs_that_do_not_fit() {
     });
     unet("fewer blocks", Code::INVALID, "up_block_types", |c| c["up_block_types"] = vec!["UpBlock2D"].into());
     unet("groups", Code::INVALID, "norm_num_groups", |c| c["norm_num_groups"] = 7.into());
+    unet("padding", Code::INVALID, "downsample_padding", |c| c["downsample_padding"] = 200_000.into());
     unet("no groups", Code::INVALID, "norm_num_groups", |c| c["norm_num_groups"] = 0.into());
     unet("no width", Code::INVALID, "block_out_channels", |c| c["block_out_channels"] = Vec::<u32>::new().into());
     unet("vast width", Code::INVALID, "block_out_channels", |c| c["block_out_channels"][0] = (1u64 << 40).into());

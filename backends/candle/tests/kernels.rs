@@ -192,6 +192,37 @@ fn extreme_values_stay_in_their_limits() {
     }
 }
 
+#[test]
+fn what_is_no_number_stays_none() {
+    for name in cpu::available().iter().chain(&["portable"]) {
+        let ops = cpu::choose(name).unwrap();
+        let of = |values: Vec<f32>, width| {
+            let shape = [1, 1, values.len() / width, width];
+            Activation::from_vec(values, shape, ops.device()).unwrap()
+        };
+        for act in [Act::Silu, Act::Gelu, Act::QuickGelu, Act::Relu, Act::LeakyRelu, Act::Tanh] {
+            // In every lane, and in a rest behind whole registers.
+            let values = (0..37).map(|i| if i % 3 == 0 { f32::NAN } else { 0.5 }).collect();
+            let found = ops.map(&of(values, 37), act).unwrap().to_vec().unwrap();
+            let right = found.iter().enumerate().all(|(i, v)| v.is_nan() == (i % 3 == 0));
+            assert!(right, "{act:?} with {name}: {found:?}");
+        }
+        // Scores of a row that overflow, or are none to begin with: that row alone is spoilt.
+        for bad in [f32::NAN, 1e30] {
+            let mut q = noise(3 * 8, 1);
+            q[8..16].fill(bad);
+            let mut keys = noise(20 * 8, 2);
+            keys[5 * 8..6 * 8].fill(1e30);
+            let (q, k, v) = (of(q, 8), of(keys, 8), of(noise(20 * 8, 3), 8));
+            let pairs = KeysValues::Batch(k.all(), v.all());
+            let spec = AttentionSpec { heads: 1, causal: false };
+            let found = ops.attention(q.all(), &pairs, spec).unwrap().to_vec().unwrap();
+            assert!(found[8..16].iter().all(|v| v.is_nan()), "{bad} with {name}: {:?}", &found[8..16]);
+            assert!(found[..8].iter().chain(&found[16..]).all(|v| v.is_finite()), "{bad} with {name}: {found:?}");
+        }
+    }
+}
+
 /// The traits are used through their objects only; this keeps them object safe.
 #[allow(dead_code, reason = "compiled, not run")]
 fn objects(_: &dyn Conv2d, _: &dyn Linear, _: &dyn Norm) {}

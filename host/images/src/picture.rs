@@ -29,6 +29,13 @@ impl Picture {
         Ok(picture)
     }
 
+    /// A picture from `height × width × 3` values of 0–1, which are clamped and rounded to the nearest, halves to even as
+    /// NumPy does.
+    pub fn from_unit(width: u32, height: u32, values: &[f32]) -> Self {
+        let rgb = values.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect();
+        Self { width, height, rgb, alpha: None }
+    }
+
     /// A picture of one colour.
     pub fn filled(width: u32, height: u32, colour: [u8; 3]) -> Self {
         let rgb = colour.repeat(width as usize * height as usize);

@@ -203,8 +203,7 @@ impl Means<'_> {
             blend.add(&large, place, 2 * overlap(enlarger) * factor);
             told()?;
         }
-        let rgb = blend.finish().into_iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
-        Ok(Picture { width: (width * factor) as u32, height: (height * factor) as u32, rgb, alpha: None })
+        Ok(Picture::from_unit((width * factor) as u32, (height * factor) as u32, &blend.finish()))
     }
 }
 

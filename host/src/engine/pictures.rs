@@ -38,9 +38,8 @@ pub(super) fn unchanged(run: &Run<'_>, canvas: &Canvas) -> Result<(), Fault> {
 pub(super) fn decoded(run: &Run<'_>, latents: &Latents, index: usize) -> Result<Picture, Fault> {
     let decoding = Instant::now();
     let pixels = decode(run, latents.slice(index, 1))?;
-    let rgb = pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
     run.job.time(|t| t.decode += decoding.elapsed());
-    Ok(Picture { width: run.spec.width, height: run.spec.height, rgb, alpha: None })
+    Ok(Picture::from_unit(run.spec.width, run.spec.height, &pixels))
 }
 
 fn decode(run: &Run<'_>, latents: Latents) -> Result<Vec<f32>, Fault> {

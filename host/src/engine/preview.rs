@@ -39,8 +39,7 @@ fn draw(run: &Run<'_>, latents: Latents) -> Option<Vec<u8>> {
     let picture = match factor {
         Some(factor) => {
             let pixels = run.device.preview(latents, factor, &run.until.stop).ok()?;
-            let rgb = pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
-            sd_images::Picture { width: (w * factor) as u32, height: (h * factor) as u32, rgb, alpha: None }
+            sd_images::Picture::from_unit((w * factor) as u32, (h * factor) as u32, &pixels)
         }
         None => crate::picture::from_latents(&latents.data, w, h, &run.model.model)?,
     };

@@ -144,6 +144,7 @@ impl UnetConfig {
         }
         bounded(PART, "in_channels", self.in_channels, 1, 64)?;
         bounded(PART, "out_channels", self.out_channels, 1, 64)?;
+        bounded(PART, "downsample_padding", self.downsample_padding, 0, 1)?;
         for (field, kernel) in [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)] {
             if !matches!(kernel, 1 | 3 | 5 | 7) {
                 return Err(Error::config(PART, format!("`{field}` = {kernel} is not 1, 3, 5 or 7")));

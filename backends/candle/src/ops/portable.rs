@@ -28,7 +28,8 @@ fn apply(x: Tensor, act: Act) -> Result<Tensor> {
         Act::Silu => candle_nn::ops::silu(&x)?,
         Act::Gelu => x.gelu_erf()?,
         Act::QuickGelu => (&x * candle_nn::ops::sigmoid(&(&x * 1.702)?)?)?,
-        Act::Relu => x.relu()?,
+        // candle's own relu makes 0 of what is no number.
+        Act::Relu => x.maximum(&x.zeros_like()?)?,
         Act::LeakyRelu => candle_nn::ops::leaky_relu(&x, 0.2)?,
         Act::Tanh => x.tanh()?,
     })

@@ -1,12 +1,14 @@
 //! An opened device.
 
 use super::{
-    memory,
     model::{Loaded, Parts, plan},
     upscale::{self, Enlarger, LoadedUpscaler},
 };
 use crate::{Error, Result, ops::Ops};
-use backend_api::{AbiError, Ctl, MemReport, ModelPlan, ModelSource, author};
+use backend_api::{
+    AbiError, Ctl, MemReport, ModelPlan, ModelSource,
+    author::{self, system_memory},
+};
 use rayon::ThreadPool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -30,7 +32,7 @@ impl CandleBackend {
 
 impl author::Backend for CandleBackend {
     fn memory(&self) -> MemReport {
-        let (device_total, device_free) = memory::system();
+        let (device_total, device_free) = system_memory();
         let mut report = MemReport { device_total, device_free, weights: 0, scratch: 0 };
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|parts| parts.strong_count() > 0);

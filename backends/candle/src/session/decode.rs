@@ -6,7 +6,7 @@ use super::{
     tiles::{Blend, Span, spans},
 };
 use crate::{Error, Result, config::VaeConfig, ops::Activation};
-use backend_api::{Ctl, DType, Param, Stage, TensorRef, find};
+use backend_api::{Ctl, DType, Param, Stage, TensorRef, author::system_memory, find};
 
 /// The smallest tile in latent cells: smaller ones see too little around them.
 const SMALLEST: usize = 8;
@@ -36,7 +36,7 @@ fn tile(parts: &Parts, options: &[Param], height: usize, width: usize) -> Result
         }
         return Ok(side);
     }
-    choose(parts.vae.config(), memory::system().1, height, width)
+    choose(parts.vae.config(), system_memory().1, height, width)
 }
 
 /// Tiles of one picture, each with its place, and the cells over which neighbours blend.

@@ -10,4 +10,3 @@ mod tiles;
 mod upscale;
 
 pub use backend::CandleBackend;
-pub use memory::system as system_memory;

@@ -9,7 +9,9 @@ use crate::{
     weights::{Part, Progress, Vars},
 };
 use backend_api::{
-    AbiError, Ctl, DiffusionDesc, EncoderDesc, MemReport, ModelPlan, ModelSource, Param, Task, author, extra, role,
+    AbiError, Ctl, DiffusionDesc, EncoderDesc, MemReport, ModelPlan, ModelSource, Param, Task,
+    author::{self, system_memory},
+    extra, role,
 };
 use rayon::ThreadPool;
 use std::sync::{
@@ -123,7 +125,7 @@ impl Parts {
         let roles = configs.roles();
         let files = roles.iter().map(|role| open(source, role)).collect::<Result<Vec<_>>>()?;
         let weights: u64 = files.iter().map(Part::f32_bytes).sum();
-        let (_, free) = memory::system();
+        let (_, free) = system_memory();
         if free > 0 && weights > free {
             return Err(Error::Memory { what: "loading the model", needed: weights >> 20, free: free >> 20 });
         }
@@ -213,7 +215,7 @@ pub(crate) struct Loaded(pub(crate) Arc<Parts>);
 
 impl author::Model for Loaded {
     fn memory(&self) -> MemReport {
-        let (device_total, device_free) = memory::system();
+        let (device_total, device_free) = system_memory();
         let scratch = self.0.scratch.load(Ordering::Relaxed);
         MemReport { device_total, device_free, weights: self.0.weights, scratch }
     }

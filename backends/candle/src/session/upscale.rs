@@ -1,6 +1,5 @@
 //! A loaded upscaler and its session.
 
-use super::memory;
 use crate::{
     Error, Result,
     models::{Builder, rrdb::Rrdb},
@@ -9,7 +8,9 @@ use crate::{
 };
 use backend_api::{
     AbiError, Ctl, DType, MemReport, ModelPlan, ModelSource, Param, StepStats, Task, TensorMut, TensorRef,
-    UpscalerDesc, author, role,
+    UpscalerDesc,
+    author::{self, system_memory},
+    role,
 };
 use rayon::ThreadPool;
 use std::{sync::Arc, time::Instant};
@@ -52,7 +53,7 @@ impl Enlarger {
     pub(crate) fn load(source: &ModelSource, ops: Arc<dyn Ops>, pool: Arc<ThreadPool>, ctl: &Ctl) -> Result<Self> {
         let part = part(source)?;
         let weights = part.f32_bytes();
-        let (_, free) = memory::system();
+        let (_, free) = system_memory();
         if free > 0 && weights > free {
             return Err(Error::Memory { what: "loading the upscaler", needed: weights >> 20, free: free >> 20 });
         }
@@ -69,7 +70,7 @@ impl Enlarger {
         if colours != 3 || h == 0 || w == 0 || out != [h * factor, w * factor, 3] {
             return Err(Error::invalid(format!("a picture {h} × {w} × {colours} becomes {factor} times as large")));
         }
-        let (needed, (_, free)) = (self.net.scratch(h, w), memory::system());
+        let (needed, (_, free)) = (self.net.scratch(h, w), system_memory());
         if free > 0 && needed > free {
             return Err(Error::Memory { what: "enlarging", needed: needed >> 20, free: free >> 20 });
         }
@@ -92,7 +93,7 @@ pub(crate) struct LoadedUpscaler(pub(crate) Arc<Enlarger>);
 
 impl author::Model for LoadedUpscaler {
     fn memory(&self) -> MemReport {
-        let (device_total, device_free) = memory::system();
+        let (device_total, device_free) = system_memory();
         MemReport { device_total, device_free, weights: self.0.weights, scratch: 0 }
     }
 

@@ -104,8 +104,11 @@ pub fn pull(id: &HubId, options: &HubOptions, on_event: &mut OnEvent<'_>) -> Res
     let mut before = 0;
     for file in &files {
         transfer::fetch(&from, file, &blobs, &mut Reporter { file, before, total, on_event: &mut *on_event })?;
-        link(&snapshot, file)?;
         before += file.size;
+    }
+    // Only now: a model that is named by its commit is there as soon as its folder is.
+    for file in &files {
+        link(&snapshot, file)?;
     }
     if id.revision() != listing.commit {
         let written = cache::repo(&options.cache_dir, id).create_ref(&listing.commit);

@@ -46,21 +46,27 @@ struct Partial {
 pub(super) fn fetch(from: &From<'_>, remote: &Remote, blobs: &Path, watch: &mut dyn Watch) -> Result<()> {
     let target = blobs.join(&remote.blob);
     // A blob gets its name only after it was verified.
-    if target.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == remote.size) {
+    let is_there = || target.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == remote.size);
+    if is_there() {
         return stop(watch.at(remote.size));
     }
     let io = |error| storage(remote, 0, error);
     std::fs::create_dir_all(blobs).map_err(io)?;
-    let mut lock = Lock::take(&blobs.join(format!("{}.lock", remote.blob)), &remote.name)?;
+    let lock = Lock::take(&blobs.join(format!("{}.lock", remote.blob)), &remote.name)?;
+    // Whoever held it may have brought the file.
+    if is_there() {
+        lock.done();
+        return stop(watch.at(remote.size));
+    }
     let incomplete = blobs.join(format!("{}.incomplete", remote.blob));
-    let mut partial = Partial::open(&incomplete, remote, &mut lock)?;
+    let mut partial = Partial::open(&incomplete, remote)?;
     let resumed = partial.done > 0;
-    download(from, remote, &mut partial, &mut lock, watch)?;
+    download(from, remote, &mut partial, watch)?;
     if !partial.is_right(remote) {
         // What an earlier run left may have been the wrong part: once more from the start.
         if resumed {
             partial.restart(remote)?;
-            download(from, remote, &mut partial, &mut lock, watch)?;
+            download(from, remote, &mut partial, watch)?;
         }
         if !partial.is_right(remote) {
             let _ = std::fs::remove_file(&incomplete);
@@ -68,11 +74,17 @@ pub(super) fn fetch(from: &From<'_>, remote: &Remote, blobs: &Path, watch: &mut 
         }
     }
     partial.file.sync_all().map_err(|error| storage(remote, remote.size, error))?;
-    std::fs::rename(&incomplete, &target).map_err(io)
+    // On a file system without locks another process may have written to the same file.
+    if incomplete.metadata().map_err(io)?.len() != remote.size {
+        return Err(HubError::Busy { what: remote.name.clone() }.into());
+    }
+    std::fs::rename(&incomplete, &target).map_err(io)?;
+    lock.done();
+    Ok(())
 }
 
 impl Partial {
-    fn open(path: &Path, remote: &Remote, lock: &mut Lock) -> Result<Self> {
+    fn open(path: &Path, remote: &Remote) -> Result<Self> {
         let io = |error| storage(remote, 0, error);
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io)?;
         let mut partial =
@@ -90,7 +102,6 @@ impl Partial {
             }
             partial.hash.update(&buffer[..n]);
             seen += n as u64;
-            lock.touch();
         }
         partial.done = seen;
         Ok(partial)
@@ -110,17 +121,11 @@ impl Partial {
 }
 
 /// Asks until the file is whole; gives up after some attempts without progress.
-fn download(
-    from: &From<'_>,
-    remote: &Remote,
-    partial: &mut Partial,
-    lock: &mut Lock,
-    watch: &mut dyn Watch,
-) -> Result<()> {
+fn download(from: &From<'_>, remote: &Remote, partial: &mut Partial, watch: &mut dyn Watch) -> Result<()> {
     let mut failures = 0;
     while partial.done < remote.size {
         let before = partial.done;
-        let failed = match attempt(from, remote, partial, lock, watch) {
+        let failed = match attempt(from, remote, partial, watch) {
             Ok(()) => continue,
             Err(ModelError::Hub(error)) if is_passing(&error) => error,
             Err(error) => return Err(error),
@@ -132,19 +137,12 @@ fn download(
         }
         let wait = from.options.backoff.saturating_mul(1 << (failures - 1).min(5)).min(Duration::from_secs(30));
         stop(watch.retry(failures, &failed, wait))?;
-        lock.touch();
         std::thread::sleep(wait);
     }
     Ok(())
 }
 
-fn attempt(
-    from: &From<'_>,
-    remote: &Remote,
-    partial: &mut Partial,
-    lock: &mut Lock,
-    watch: &mut dyn Watch,
-) -> Result<()> {
+fn attempt(from: &From<'_>, remote: &Remote, partial: &mut Partial, watch: &mut dyn Watch) -> Result<()> {
     let mut response = from.client.file(from.repo, from.commit, &remote.name, partial.done)?;
     if response.status().as_u16() == 200 && partial.done > 0 {
         // The server knows no ranges and sends the file from its start.
@@ -169,7 +167,6 @@ fn attempt(
         partial.file.write_all(&buffer[..n]).map_err(|error| storage(remote, partial.done, error))?;
         partial.hash.update(&buffer[..n]);
         partial.done = done;
-        lock.touch();
         stop(watch.at(done))?;
     }
     if partial.done < remote.size {

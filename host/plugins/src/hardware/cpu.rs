@@ -1,7 +1,7 @@
 //! The processor: name, features, cores, memory nodes, memory.
 
 use super::read;
-use backend_api::{HwDevice, HwKind, Param};
+use backend_api::{HwDevice, HwKind, Param, author::memory_below};
 use std::{collections::BTreeSet, path::Path};
 
 pub(super) fn device(root: &Path) -> HwDevice {
@@ -20,7 +20,7 @@ pub(super) fn device(root: &Path) -> HwDevice {
         Param::new("numa_nodes", count(&root.join("sys/devices/system/node"), "node").max(1)),
     ];
     let mut device = super::device(HwKind::CPU, "cpu", 0, name, features(&field("flags").unwrap_or_default()), params);
-    device.mem_total = memory(root);
+    device.mem_total = memory_below(root).0;
     device
 }
 
@@ -43,23 +43,6 @@ fn count(folder: &Path, prefix: &str) -> usize {
         |name: &str| name.strip_prefix(prefix).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     std::fs::read_dir(folder)
         .map_or(0, |entries| entries.flatten().filter(|e| e.file_name().to_str().is_some_and(numbered)).count())
-}
-
-/// Installed memory in bytes, or the limit of our control group when that is smaller; 0 where unknown.
-fn memory(root: &Path) -> u64 {
-    let installed = read(&root.join("proc/meminfo"))
-        .and_then(|text| {
-            let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
-            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-        })
-        .map_or(0, |kib| kib.saturating_mul(1024));
-    let limits = ["sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit = limits.iter().filter_map(|file| read(&root.join(file))?.parse::<u64>().ok()).min();
-    match (installed, limit) {
-        (0, Some(limit)) => limit,
-        (installed, Some(limit)) => installed.min(limit),
-        (installed, None) => installed,
-    }
 }
 
 /// Instruction sets that the processor has *and* the system saves registers for: all that a library may state to need

@@ -3,7 +3,8 @@
 use super::simd::{Kernel, Simd};
 use crate::ops::Act;
 
-/// eˣ. Cody and Waite's reduction, Cephes' polynomial; below −87 the result is that of −87 (10⁻³⁸).
+/// eˣ. Cody and Waite's reduction, Cephes' polynomial; below −87 the result is that of −87 (10⁻³⁸); what is no
+/// number stays none.
 ///
 /// # Safety
 /// As [`Simd`].
@@ -11,7 +12,7 @@ use crate::ops::Act;
 pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's promise.
     unsafe {
-        let x = S::max(S::min(x, S::splat(88.0)), S::splat(-87.0));
+        let x = S::max(S::splat(-87.0), S::min(S::splat(88.0), x));
         let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), x);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
@@ -65,7 +66,7 @@ pub(crate) unsafe fn act<S: Simd>(x: S::V, act: Act) -> S::V {
             Act::Silu => gated::<S>(x, 1.0),
             Act::QuickGelu => gated::<S>(x, 1.702),
             Act::Gelu => gelu::<S>(x),
-            Act::Relu => S::max(x, S::splat(0.0)),
+            Act::Relu => S::max(S::splat(0.0), x),
             Act::LeakyRelu => S::max(x, S::mul(x, S::splat(0.2))),
             // 1 − 2 / (e^2x + 1)
             Act::Tanh => {
