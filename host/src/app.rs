@@ -155,7 +155,7 @@ impl App {
         let ledger = ledger.map(Arc::new);
         let webhooks = settings.webhooks.clone().map(Webhooks::start).transpose();
         let webhooks = webhooks.map_err(|e| Fault::internal(e.to_string()))?;
-        let clerk = Arc::new(Clerk { ledger: ledger.clone(), webhooks });
+        let clerk = Arc::new(Clerk { metrics: metrics.clone(), ledger: ledger.clone(), webhooks });
         let (devices, report) = open(&settings)?;
         let queue = Arc::new(Queue::new(settings.queue_jobs));
         let engine = Engine::start(

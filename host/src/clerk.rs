@@ -1,8 +1,9 @@
-//! Told of each step of a job's life: has it written down, and tells the job's webhook how it ended.
+//! Told of each step of a job's life: has it written down, counts its end, and tells the job's webhook how it ended.
 
 use crate::{
     jobs::{Ending, Job, JobState, Keeper, view},
     ledger::{Kept, Ledger},
+    telemetry::{Metrics, Outcome},
     webhook::Webhooks,
 };
 use serde_json::{Value, json};
@@ -11,6 +12,8 @@ use std::sync::Arc;
 /// The keeper of every job.
 #[derive(Debug)]
 pub(crate) struct Clerk {
+    /// Where ends are counted: here alone does every one of them come by, also those of jobs that never ran.
+    pub(crate) metrics: Arc<Metrics>,
     /// What outlives the program, if anything does.
     pub(crate) ledger: Option<Arc<Ledger>>,
     /// Who tells webhooks, if the operator allows any.
@@ -25,6 +28,12 @@ impl Keeper for Clerk {
     }
 
     fn ended(&self, job: &Job, ending: &Ending) {
+        let outcome = match (ending.state, &ending.fault) {
+            (JobState::Completed, _) => Outcome::Ok,
+            (_, Some(fault)) => Outcome::Failed(fault.code.as_str()),
+            _ => Outcome::Cancelled,
+        };
+        self.metrics.job_finished(job.spec.operation.into(), outcome);
         if let Some(ledger) = &self.ledger {
             ledger.ended(job, ending);
         }

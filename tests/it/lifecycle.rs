@@ -49,6 +49,10 @@ fn a_waiting_job_is_cancelled_at_once() {
     assert_eq!(client.post(&format!("/v1/jobs/{second}/cancel"), &json!({})).status, 200);
     assert_eq!(ends_as(&client.events(&second, 0).rest()), "cancelled");
     assert_eq!(client.get(&format!("/v1/jobs/{first}")).json()["status"], "running");
+    // It never ran, and is counted among the ended ones all the same.
+    let metrics = String::from_utf8(client.get("/metrics").body).unwrap();
+    let counted = r#"sd_worker_jobs_finished_total{kind="generation",outcome="cancelled"} 1"#;
+    assert!(metrics.lines().any(|l| l == counted), "{metrics}");
     client.delete(&format!("/v1/jobs/{first}"));
 }
 

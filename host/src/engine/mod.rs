@@ -32,7 +32,7 @@ use crate::{
     fault::{Fault, FaultCode},
     jobs::{Job, Operation, Outcome, Queue, Taker},
     library::Library,
-    telemetry::{Metrics, Outcome as Ended, Stage},
+    telemetry::{Metrics, Stage},
 };
 use device::Task;
 use mount::{Mount, Want};
@@ -302,7 +302,6 @@ impl Engine {
         let Some(reason) = self.broken() else { return };
         for job in self.queue.take_all() {
             let fault = Fault::new(FaultCode::BackendDied, format!("no device works: {reason}"));
-            self.metrics.job_finished(job.spec.operation.into(), Ended::Failed(fault.code.as_str()), None);
             job.finish(Outcome::Failed(fault));
         }
     }
@@ -405,15 +404,10 @@ impl Engine {
     }
 
     fn measure(&self, job: &Job, outcome: &Outcome, took: Duration) {
-        let ended = match outcome {
-            Outcome::Complete => Ended::Ok,
-            Outcome::Cancelled => Ended::Cancelled,
-            Outcome::Failed(fault) => Ended::Failed(fault.code.as_str()),
-        };
         let now = job.snapshot();
         let (m, t) = (&self.metrics, now.timings);
         m.job_started(t.queue);
-        m.job_finished(job.spec.operation.into(), ended, Some(took));
+        m.job_ran(job.spec.operation.into(), took);
         m.images_total.inc_by(now.pictures.len() as u64);
         if now.step > 0 {
             m.step(&job.spec.model, t.denoise / now.step);

@@ -192,8 +192,8 @@ impl Metrics {
         self.queue_wait.observe(waited.as_secs_f64());
     }
 
-    /// A job ended; `ran` is `None` if it never started.
-    pub fn job_finished(&self, kind: Kind, outcome: Outcome, ran: Option<Duration>) {
+    /// A job ended, wherever it was: waiting, or on a device.
+    pub fn job_finished(&self, kind: Kind, outcome: Outcome) {
         let label = match outcome {
             Outcome::Ok => "ok".to_owned(),
             Outcome::Cancelled => "cancelled".to_owned(),
@@ -201,9 +201,11 @@ impl Metrics {
             Outcome::Failed(code) => format!("failed:{code}"),
         };
         self.finished.with_label_values(&[kind.label(), label.as_str()]).inc();
-        if let Some(ran) = ran {
-            self.job_duration.with_label_values(&[kind.label()]).observe(ran.as_secs_f64());
-        }
+    }
+
+    /// A job that was on a device has left it after `ran`.
+    pub fn job_ran(&self, kind: Kind, ran: Duration) {
+        self.job_duration.with_label_values(&[kind.label()]).observe(ran.as_secs_f64());
     }
 
     /// A sampler step on `model` took `time`.
@@ -382,7 +384,8 @@ mod tests {
         let t = Duration::from_millis(30);
         m.job_accepted(Kind::Generation);
         m.job_started(t);
-        m.job_finished(Kind::Generation, Outcome::Failed("backend_panic"), Some(t));
+        m.job_ran(Kind::Generation, t);
+        m.job_finished(Kind::Generation, Outcome::Failed("backend_panic"));
         m.step("emoji-sd", t);
         m.stage(Stage::Decode, t);
         m.model_loaded("emoji-sd", "abc", t);
