@@ -161,8 +161,17 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
 }
 
 fn corrupt(format: &'static str, reason: impl ToString) -> ImageError {
-    // The decoders' words may quote the file; they are kept short.
-    ImageError::Corrupt { format, reason: reason.to_string().chars().take(120).collect() }
+    let words = reason.to_string();
+    let reason = if words.starts_with("CRC error") {
+        "a checksum does not match".to_owned()
+    } else if ["0x", "{", "::"].iter().any(|sign| words.contains(sign)) {
+        // A decoder's own structures, which tell whoever sent the picture nothing.
+        "its data cannot be decoded".to_owned()
+    } else {
+        // The decoders' words may quote the file; they are kept short.
+        words.chars().take(120).collect()
+    };
+    ImageError::Corrupt { format, reason }
 }
 
 /// Refuses what follows the end of a picture; padding with zeros or a line end is harmless and common.
