@@ -2,7 +2,10 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compress, Compression, Crc, FlushCompress};
-use sd_tests::{Client, Worker, WorkerOptions, root};
+use sd_tests::{
+    Worker, WorkerOptions, root,
+    trials::{self, judge_picture},
+};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -14,17 +17,6 @@ fn worker() -> Worker {
 
 fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(root().join("tests/fixtures/images").join(name)).unwrap()
-}
-
-/// Asks for a job that can never run: the picture is judged, whatever becomes of it nothing is queued. Answers the fault
-/// of the picture.
-fn judge(client: &Client, image: &Value) -> (u16, Option<Value>) {
-    let body = json!({ "prompt": "x", "init_image": image, "guidance_start": 1, "guidance_end": 0 });
-    let answer = client.post("/v1/jobs", &body);
-    let error = answer.json()["error"].clone();
-    let all = error["errors"].as_array().cloned().unwrap_or_else(|| vec![error.clone()]);
-    assert!(all.iter().any(|e| e["field"] == "guidance_start"), "the picture was looked at: {error}");
-    (answer.status, all.into_iter().find(|e| e["field"] == "init_image"))
 }
 
 fn base64(bytes: &[u8]) -> Value {
@@ -129,7 +121,7 @@ fn forget(worker: &Worker) {
 fn hostile_pictures_are_refused_quickly_and_cheaply() {
     let worker = worker();
     let client = worker.client();
-    judge(&client, &base64(&fixture("rgb16.png")));
+    judge_picture(&client, &base64(&fixture("rgb16.png")));
     for (name, image, word) in hostile() {
         let before = worker.rss_kib() as usize * 1024;
         forget(&worker);
@@ -137,7 +129,7 @@ fn hostile_pictures_are_refused_quickly_and_cheaply() {
         // Others may use the machine: the best of three counts.
         for _ in 0..3 {
             let since = Instant::now();
-            let (status, fault) = judge(&client, &image);
+            let (status, fault) = judge_picture(&client, &image);
             best = best.min(since.elapsed());
             let fault = fault.unwrap_or_else(|| panic!("{name} was taken"));
             let message = fault["message"].as_str().unwrap();
@@ -166,9 +158,9 @@ fn pictures_cut_at_every_byte_are_refused() {
     let client = worker.client();
     for name in ["palette_trns.png", "a1111_ztxt.png", "grey.jpg", "exif6.webp"] {
         let whole = fixture(name);
-        assert_eq!(judge(&client, &base64(&whole)).1, None, "{name} as a whole");
+        assert_eq!(judge_picture(&client, &base64(&whole)).1, None, "{name} as a whole");
         for end in 0..whole.len() {
-            let (status, fault) = judge(&client, &base64(&whole[..end]));
+            let (status, fault) = judge_picture(&client, &base64(&whole[..end]));
             assert!((400..500).contains(&status) && fault.is_some(), "{name} cut at {end}: {status}");
         }
     }
@@ -182,7 +174,7 @@ fn pictures_of_other_programs_are_read() {
     for (name, wanted) in expected.as_object().unwrap() {
         let image = base64(&fixture(name));
         let refused = wanted["refused"] == true;
-        assert_eq!(judge(&client, &image).1.is_some(), refused, "{name}");
+        assert_eq!(judge_picture(&client, &image).1.is_some(), refused, "{name}");
         if refused {
             continue;
         }
@@ -191,7 +183,7 @@ fn pictures_of_other_programs_are_read() {
             name.rsplit('.').next().unwrap().replace("jpg", "jpeg"),
             image.as_str().unwrap()
         );
-        assert_eq!(judge(&client, &url.into()).1, None, "{name} as a data URL");
+        assert_eq!(judge_picture(&client, &url.into()).1, None, "{name} as a data URL");
         let told = client.post("/v1/png-info", &json!({ "image": image })).json();
         assert_eq!(told["parameters"], wanted["parameters"], "{name}");
         let theirs = client.post("/sdapi/v1/png-info", &json!({ "image": image })).json();
@@ -261,46 +253,7 @@ fn recipes_can_be_left_out_by_request_and_by_operator() {
     }
 }
 
-/// `SD_SLOW=1` tries 100,000.
 #[test]
 fn five_thousand_damaged_pictures() {
-    let rounds = if std::env::var_os("SD_SLOW").is_some() { 100_000 } else { 5_000 };
-    let worker = worker();
-    let client = worker.client();
-    let expected: Value = serde_json::from_slice(&fixture("expected.json")).unwrap();
-    let files: Vec<Vec<u8>> = expected.as_object().unwrap().keys().map(|name| fixture(name)).collect();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = move |bound: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % bound.max(1)
-    };
-    let before = worker.rss_kib();
-    let mut refused = 0;
-    for round in 0..rounds {
-        let mut bytes = files[round % files.len()].clone();
-        for _ in 0..=below(6) {
-            bytes.extend(bytes.is_empty().then_some(0));
-            let at = below(bytes.len());
-            match below(6) {
-                0 => bytes[at] = below(256) as u8,
-                1 => bytes[at] ^= 1 << below(8),
-                2 => drop(bytes.remove(at)),
-                3 => bytes.insert(at, below(256) as u8),
-                4 => bytes.truncate(at.max(1)),
-                _ => bytes[at] = [0, 0xFF, 0x7F, 0x80][below(4)],
-            }
-        }
-        let image = base64(&bytes);
-        let (status, fault) = judge(&client, &image);
-        assert_eq!(status, 422, "round {round}: {fault:?}");
-        refused += usize::from(fault.is_some());
-        if round % 4 == 0 {
-            let status = client.post("/v1/png-info", &json!({ "image": image })).status;
-            assert!(status == 200 || status == 422, "round {round}: {status}");
-        }
-    }
-    assert!(refused > rounds / 3, "{refused} of {rounds} were refused");
-    assert!(worker.rss_kib() < before + 64 * 1024, "{} KiB more", worker.rss_kib() - before);
-    assert_eq!(client.get("/ready").status, 200);
-    assert!(!worker.log_text().contains("panicked"), "{}", worker.log_text());
+    trials::damaged_pictures(&worker(), 5_000, 1);
 }

@@ -1,7 +1,7 @@
 //! Readers who come and go: cut at any byte, gone at any step, and a queen in every mood beside it all.
 
 use crate::support::{ends_as, eventually, gauss, status};
-use sd_tests::{Client, Worker};
+use sd_tests::{Client, Worker, trials};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -145,6 +145,12 @@ fn three_hundred_lost_readers_leave_nothing_behind() {
         let text = String::from_utf8(client.get("/metrics").body).unwrap();
         text.lines().any(|l| l == "sd_worker_queue_jobs 0")
     });
+}
+
+#[test]
+fn a_hive_sees_a_killed_worker_go_and_come_back() {
+    let state = tempfile::tempdir().unwrap();
+    trials::hive_sees_the_loss(&gauss(5, &[]), state.path(), 3, Duration::ZERO);
 }
 
 #[test]

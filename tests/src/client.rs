@@ -29,6 +29,11 @@ impl Answer {
     }
 }
 
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(120);
+/// How long a stream may last: as long as its job waits and runs, which behind a full queue is minutes.
+const STREAM: Duration = Duration::from_secs(900);
+
 /// A client for one worker.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -42,7 +47,7 @@ impl Client {
     pub fn new(url: &str) -> Client {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(120)))
+            .timeout_global(Some(ANSWER))
             .max_redirects(0)
             // The worker closes connections that are idle for 10 s.
             .max_idle_age(Duration::from_secs(5))
@@ -110,7 +115,8 @@ impl Client {
 
     /// Opens a job's event stream after an event.
     pub fn events(&self, job: &str, after: u64) -> EventReader {
-        let mut request = self.agent.get(format!("{}/v1/jobs/{job}/stream", self.url));
+        let path = format!("{}/v1/jobs/{job}/stream", self.url);
+        let mut request = self.agent.get(path).config().timeout_global(Some(STREAM)).build();
         if after > 0 {
             request = request.header("last-event-id", after.to_string());
         }

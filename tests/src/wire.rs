@@ -122,6 +122,15 @@ pub fn gives_nothing_away(text: &str) -> Result<(), String> {
     }
 }
 
+/// A refusal without the names of fields in it: an unknown field is told by its name, which is the sender's own word.
+fn without_fields(text: &str, body: &Value) -> String {
+    let several = body["error"]["errors"].as_array().into_iter().flatten().map(|e| &e["field"]);
+    let names = several.chain([&body["error"]["field"], &body["error"]["param"]]).filter(|name| name.is_string());
+    // As it stands in JSON, without the quotes.
+    let names = names.map(Value::to_string).filter_map(|name| Some(name.get(1..name.len() - 1)?.to_owned()));
+    names.filter(|name| !name.is_empty()).fold(text.to_owned(), |text, name| text.replace(&name, ""))
+}
+
 /// Checks that an answer is a proper refusal: 4xx (or 503), JSON in one of the error shapes, nothing given away.
 ///
 /// # Errors
@@ -131,9 +140,9 @@ pub fn proper_refusal(answer: &Answer) -> Result<(), String> {
     if !((400..500).contains(&answer.status) || answer.status == 503) {
         return Err(format!("status {} is no refusal: {text:.300}", answer.status));
     }
-    gives_nothing_away(&text)?;
     let body: Value = serde_json::from_slice(&answer.body)
         .map_err(|e| format!("status {}: the body is not JSON ({e}): {text:.300}", answer.status))?;
+    gives_nothing_away(&without_fields(&text, &body))?;
     let ours = body["error"]["code"].is_string() && body["error"]["message"].is_string();
     let a1111 = body["error"].is_string() && body["detail"].is_string();
     if ours || a1111 { Ok(()) } else { Err(format!("no code and message: {text:.300}")) }

@@ -22,7 +22,8 @@ Project commands
                                 --profile dist for packages; --check tries each, --bench compares their speed)
   cargo xtask test              format, lints, documentation, every test
   cargo xtask clients [NAME]    try the worker with stock clients (installs them from PyPI and npm below the target folder)
-  cargo xtask soak [OPTIONS]    the slow tests, then mixed chaos for --minutes N (10) with every meter running
+  cargo xtask soak [WHAT …]     the large trials, then mixed chaos for --minutes N (10) with every meter running
+                                (WHAT: trials, chaos, meter or the name of a trial; --list names them)
   cargo xtask bench             measure; beside diffusers where Python has it
   cargo xtask badges            run the conformance kit on our backends, write docs/BACKENDS.md
   cargo xtask fuzz [TARGET …]   invent inputs for what reads from outside, --seconds N (60) each (needs a C++ compiler)

@@ -1,13 +1,10 @@
-//! The tests that take minutes: what a night or a release runs (see docs/RELIABILITY.md).
+//! What a night or a release runs (see docs/RELIABILITY.md).
 
 use crate::shell::{Outcome, cargo, step};
 
-/// The slow tests, then the soak with the options given.
+/// The program `soak` with the options given: large trials, mixed chaos, the proof that its meter works.
 pub(crate) fn run(args: &[String]) -> Outcome {
     step("build", cargo(&["build", "--release", "--locked", "--workspace"]))?;
-    let slow =
-        ["test", "--release", "--locked", "--workspace", "--test", "it", "--", "--ignored", "soak_", "--nocapture"];
-    step("slow tests", cargo(&slow))?;
     let mut soak = cargo(&["run", "--release", "--locked", "--quiet", "--workspace", "--bin", "soak", "--"]);
     soak.args(args);
     step("soak", soak)

@@ -1,5 +1,5 @@
-//! The soak: `cargo xtask soak [--minutes N]`. The large variants of the trials, then mixed chaos for a set time, then the
-//! proof that the meter works. It fails when a bound is broken.
+//! The soak: `cargo xtask soak [WHAT…]`. The large variants of the trials, then mixed chaos for a set time, then the proof
+//! that the meter works. It fails when a bound is broken.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a soak that cannot run stops")]
 
@@ -7,6 +7,7 @@ use clap::Parser;
 use sd_tests::{Worker, WorkerOptions, soak, trials};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -14,6 +15,11 @@ use std::{
 /// Runs the worker hard and long and judges what becomes of it.
 #[derive(Debug, Parser)]
 struct Args {
+    /// What to run: `trials` (all of them), the name of a trial, `chaos`, `meter`; without, all of it
+    what: Vec<String>,
+    /// Say what there is, and run nothing
+    #[arg(long)]
+    list: bool,
     /// How long the mixed chaos lasts
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
@@ -23,9 +29,6 @@ struct Args {
     /// The backend of the chaos: `gauss` (fast: many jobs) or `candle-cpu`
     #[arg(long, default_value = "gauss")]
     backend: String,
-    /// Leave the large trials out
-    #[arg(long)]
-    no_trials: bool,
     /// Hold times to their bounds as well: for a quiet machine
     #[arg(long)]
     quiet_machine: bool,
@@ -39,69 +42,92 @@ fn options(backend: &str, args: &[&str]) -> WorkerOptions {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let mut well = true;
-    if !args.no_trials {
-        well &= run_trials(args.quiet_machine);
+    let folder = tempfile::tempdir().expect("a folder");
+    let trials = all_trials(folder.path(), args.quiet_machine);
+    let names: Vec<&str> = trials.iter().map(|(name, _)| *name).chain(["trials", "chaos", "meter"]).collect();
+    if let Some(unknown) = args.what.iter().find(|what| !names.contains(&what.as_str())) {
+        println!("there is no `{unknown}`; there are {}", names.join(", "));
+        return ExitCode::FAILURE;
     }
-    println!("\nchaos for {} minutes on {}", args.minutes, args.backend);
-    well &= chaos(&args);
-    println!("\nthe meter: the same against a backend that loses 1 MiB a job");
-    well &= meter_works();
+    if args.list {
+        println!("{}", names.join("\n"));
+        return ExitCode::SUCCESS;
+    }
+    let wanted = |name: &str| args.what.is_empty() || args.what.iter().any(|what| what == name);
+    let mut well = true;
+    for (name, trial) in &trials {
+        if wanted(name) || wanted("trials") {
+            well &= run_trial(name, trial);
+        }
+    }
+    if wanted("chaos") {
+        println!("\nchaos for {} minutes on {}", args.minutes, args.backend);
+        well &= chaos(&args);
+    }
+    if wanted("meter") {
+        println!("\nthe meter: the same against a backend that loses 1 MiB a job");
+        well &= meter_works();
+    }
     println!("\n{}", if well { "PASSED" } else { "FAILED" });
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// A name and what runs it.
-type Trial<'a> = (&'a str, Box<dyn Fn() -> String + 'a>);
+type Trial = (&'static str, Box<dyn Fn() -> String>);
 
-fn run_trials(quiet: bool) -> bool {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (models, outside) = trials::lay_traps(folder.path());
+/// The trials with the figures of a night. `folder`: where the models of some of them are laid.
+fn all_trials(folder: &Path, quiet: bool) -> Vec<Trial> {
+    let (models, outside) = trials::lay_traps(folder);
     let models = models.display().to_string();
+    let state = folder.join("state");
     let gauss = |args: &[&str]| Worker::start(&options("gauss", args));
-    let all: Vec<Trial<'_>> = vec![
-        ("mutated requests", Box::new(|| trials::mutated_requests(&gauss(&["--max-body-mib", "1"]), 100_000, 1))),
-        ("tiny chunks", Box::new(|| trials::tiny_chunks(&gauss(&["--max-body-mib", "4"]), 100, 1_000_000))),
-        ("slow clients", Box::new(|| trials::slow_clients(&gauss(&["--max-connections", "4096"]), 2_000, quiet))),
+    let two = move |more: &[&str]| gauss(&[&["--models-dir", &models, "--model", "model-a"], more].concat());
+    let also_two = two.clone();
+    let step = move |ms: &str, more: &[&str]| gauss(&[&["--backend-option", ms], more].concat());
+    vec![
+        ("requests", Box::new(move || trials::mutated_requests(&gauss(&["--max-body-mib", "1"]), 100_000, 1))),
+        ("chunks", Box::new(move || trials::tiny_chunks(&gauss(&["--max-body-mib", "4"]), 100, 1_000_000))),
+        ("slow-clients", Box::new(move || trials::slow_clients(&gauss(&["--max-connections", "4096"]), 2_000, quiet))),
         (
-            "too many connections",
-            Box::new(|| trials::too_many_connections(&gauss(&["--max-connections", "2000"]), 2_000, 500)),
+            "connections",
+            Box::new(move || trials::too_many_connections(&gauss(&["--max-connections", "2000"]), 2_000, 500)),
+        ),
+        ("burst", Box::new(move || trials::burst(&step("step_ms=200", &["--queue-jobs", "64"]), 64, quiet))),
+        (
+            "readers",
+            Box::new(move || trials::herd(&step("step_ms=200", &["--max-connections", "12000"]), 10_000, quiet)),
         ),
         (
-            "burst",
-            Box::new(|| trials::burst(&gauss(&["--queue-jobs", "64", "--backend-option", "step_ms=200"]), 64, quiet)),
-        ),
-        (
-            "herd",
-            Box::new(|| {
-                trials::herd(&gauss(&["--max-connections", "12000", "--backend-option", "step_ms=200"]), 10_000, quiet)
+            "leaving",
+            Box::new(move || {
+                let worker = step("step_ms=4", &["--keep-jobs", "200", "--keep-secs", "60"]);
+                trials::leaving_readers(&worker, 10_000)
             }),
         ),
-        ("stalled readers", Box::new(|| trials::stalled_readers(&gauss(&[]), 500))),
+        ("stalled", Box::new(move || trials::stalled_readers(&gauss(&[]), 500))),
         (
-            "swap race",
-            Box::new(|| trials::swap_race(&gauss(&["--models-dir", &models, "--model", "model-a"]), 32, 1_024)),
+            "swaps",
+            Box::new(move || trials::swap_race(&also_two(&["--queue-jobs", "64", "--max-models", "1"]), 32, 1_024)),
         ),
+        ("names", Box::new(move || trials::hostile_names(&two(&[]), 50_000, &outside))),
+        ("pictures", Box::new(move || trials::damaged_pictures(&gauss(&[]), 100_000, 2))),
         (
-            "hostile names",
-            Box::new(|| {
-                trials::hostile_names(&gauss(&["--models-dir", &models, "--model", "model-a"]), 50_000, &outside)
+            "hive",
+            Box::new(move || {
+                let options = options("gauss", &["--backend-option", "step_ms=5"]);
+                trials::hive_sees_the_loss(&options, &state, 20, Duration::from_secs(100))
             }),
         ),
-    ];
-    let mut well = true;
-    for (name, trial) in all {
-        let since = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(trial));
-        let (mark, text) = match outcome {
-            Ok(figures) => ("ok  ", figures),
-            // What happened has been printed where it happened.
-            Err(_) => ("FAIL", "see above".to_owned()),
-        };
-        well &= mark != "FAIL";
-        println!("{mark}  {name:<22} {text} ({:.0} s)", since.elapsed().as_secs_f64());
-    }
-    well
+    ]
+}
+
+fn run_trial(name: &str, trial: &dyn Fn() -> String) -> bool {
+    let since = Instant::now();
+    // What happened to one that failed has been printed where it happened.
+    let outcome = catch_unwind(AssertUnwindSafe(trial));
+    let (mark, text) = if let Ok(figures) = &outcome { ("ok  ", figures.as_str()) } else { ("FAIL", "see above") };
+    println!("{mark}  {name:<13} {text} ({:.0} s)", since.elapsed().as_secs_f64());
+    outcome.is_ok()
 }
 
 fn chaos(args: &Args) -> bool {
@@ -109,12 +135,23 @@ fn chaos(args: &Args) -> bool {
     trials::two_models(folder.path());
     let dir = folder.path().display().to_string();
     // Few finished jobs are kept, so that the memory for them is full soon and growth shows.
-    let flags =
-        ["--models-dir", &dir, "--model", "model-a", "--keep-jobs", "100", "--keep-secs", "30", "--queue-jobs", "32"];
+    let state = folder.path().join("state").display().to_string();
+    let flags = [
+        ["--models-dir", &dir],
+        ["--model", "model-a"],
+        ["--state-dir", &state],
+        ["--keep-jobs", "100"],
+        ["--keep-secs", "30"],
+        ["--queue-jobs", "32"],
+    ]
+    .concat();
     let worker = Worker::start(&options(&args.backend, &flags));
     let time = Duration::from_secs_f64(args.minutes * 60.0);
     let models = ["model-a".to_owned(), "model-b".to_owned()];
-    let verdict = soak::run(&worker, &models, time, args.seed, &|line| println!("{line}"));
+    let verdict =
+        soak::run(&worker, &models, time, &soak::Plan { seed: args.seed, quiet: args.quiet_machine }, &|line| {
+            println!("{line}")
+        });
     print!("{verdict}");
     verdict.holds()
 }

@@ -44,7 +44,7 @@ pub(super) struct Chaos {
     over: AtomicBool,
     jobs: AtomicUsize,
     outcomes: Mutex<std::collections::BTreeMap<String, usize>>,
-    posts: Mutex<Vec<(Instant, f64)>>,
+    times: Mutex<std::collections::BTreeMap<&'static str, Vec<f64>>>,
     surprises: Mutex<Vec<String>>,
 }
 
@@ -64,7 +64,7 @@ impl Chaos {
             over: AtomicBool::new(false),
             jobs: AtomicUsize::new(0),
             outcomes: Mutex::default(),
-            posts: Mutex::default(),
+            times: Mutex::default(),
             surprises: Mutex::default(),
         }
     }
@@ -87,9 +87,18 @@ impl Chaos {
         self.outcomes.lock().expect("outcomes").clone().into_iter().collect()
     }
 
-    /// When each `POST /v1/jobs` was answered and how many milliseconds it took.
-    pub(super) fn posts(&self) -> Vec<(Instant, f64)> {
-        self.posts.lock().expect("posts").clone()
+    /// How many milliseconds each answer took, by kind, in the order in which they came.
+    pub(super) fn times(&self) -> Vec<(&'static str, Vec<f64>)> {
+        self.times.lock().expect("times").clone().into_iter().collect()
+    }
+
+    /// Does something, and notes how long it took.
+    fn timed<T>(&self, what: &'static str, f: impl FnOnce() -> T) -> T {
+        let since = Instant::now();
+        let done = f();
+        let ms = since.elapsed().as_secs_f64() * 1e3;
+        self.times.lock().expect("times").entry(what).or_default().push(ms);
+        done
     }
 
     pub(super) fn surprises(&self) -> Vec<String> {
@@ -113,9 +122,7 @@ impl Chaos {
 
     /// Sends a job; `None` when the queue is full.
     fn submit(&self, body: &Value) -> Option<String> {
-        let since = Instant::now();
-        let answer = self.client.post("/v1/jobs", body);
-        self.posts.lock().expect("posts").push((since, since.elapsed().as_secs_f64() * 1e3));
+        let answer = self.timed("time of POST /v1/jobs", || self.client.post("/v1/jobs", body));
         if answer.status == 429 {
             assert!(answer.header("retry-after").is_some(), "429 without Retry-After");
             self.note("refused: queue full");
@@ -187,8 +194,12 @@ fn base64_png(picture: &image::DynamicImage) -> String {
 /// Sends jobs, follows them to the end, comes back with `Last-Event-ID` now and then, fetches the pictures.
 fn artist(chaos: &Chaos, random: &mut Random) {
     let Some(job) = chaos.submit(&chaos.job(random)) else { return };
-    let mut events = chaos.client.events(&job, 0);
     let mut all = Vec::new();
+    let mut events = chaos.timed("time to a stream's first event", || {
+        let mut events = chaos.client.events(&job, 0);
+        all.extend(events.next_event());
+        events
+    });
     let cut = random.below(6);
     while let Some(event) = events.next_event() {
         all.push(event);
@@ -200,7 +211,8 @@ fn artist(chaos: &Chaos, random: &mut Random) {
     }
     chaos.ended(&all);
     if all.last().is_some_and(|e| e["event"] == "complete") && random.below(2) == 0 {
-        let status = chaos.client.get(&format!("/v1/jobs/{job}/images/0")).status;
+        let path = format!("/v1/jobs/{job}/images/0");
+        let status = chaos.timed("time of GET …/images/0", || chaos.client.get(&path)).status;
         // With few jobs kept, it may be gone already.
         assert!([200, 410].contains(&status), "image: {status}");
     }
@@ -298,7 +310,7 @@ fn dialects(chaos: &Chaos, random: &mut Random) {
 fn watches(chaos: &Chaos, random: &mut Random) {
     for path in ["/health", "/ready", "/metrics", "/v1/jobs", "/v1/queue", "/v1/models", "/info", "/sdapi/v1/progress"]
     {
-        let answer = chaos.client.get(path);
+        let answer = chaos.timed("time of GET /health and others", || chaos.client.get(path));
         assert_eq!(answer.status, 200, "{path}: {}", answer.json());
     }
     std::thread::sleep(Duration::from_millis(100 + random.below(300) as u64));

@@ -15,21 +15,30 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use verdict::Sample;
+use verdict::{Books, End, Sample};
 
 /// Between two looks at the process.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How a soak is made and judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Where it begins: the same number sends the same requests.
+    pub seed: u64,
+    /// Whether times are held to a bound: for a machine that does nothing else.
+    pub quiet: bool,
+}
+
 /// Lets every kind of client loose on a worker for `time`. `models`: the names that may be loaded and drawn with.
 /// `say` is told now and then how it goes.
-pub fn run(worker: &Worker, models: &[String], time: Duration, seed: u64, say: &dyn Fn(&str)) -> Verdict {
+pub fn run(worker: &Worker, models: &[String], time: Duration, plan: &Plan, say: &dyn Fn(&str)) -> Verdict {
     let idle = meter::usage(worker.pid());
     let chaos = Arc::new(Chaos::new(worker.client(), worker.url.clone(), models.to_vec()));
     let threads: Vec<_> = ROLES
         .iter()
         .enumerate()
         .map(|(i, (name, role))| {
-            let (chaos, mut random) = (chaos.clone(), Random::new(seed.wrapping_mul(31) + i as u64 + 1));
+            let (chaos, mut random) = (chaos.clone(), Random::new(plan.seed.wrapping_mul(31) + i as u64 + 1));
             std::thread::spawn(move || {
                 while !chaos.is_over() {
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| role(&chaos, &mut random))) {
@@ -63,7 +72,8 @@ pub fn run(worker: &Worker, models: &[String], time: Duration, seed: u64, say: &
         let _ = thread.join();
     }
     let settled = settle(worker, idle.fds);
-    Verdict::of(idle, settled, &samples, &chaos, &worker.log_text())
+    let books = catch_unwind(AssertUnwindSafe(|| Books::read(&chaos.client))).unwrap_or_default();
+    Verdict::of(&End { idle, settled, books }, &samples, &chaos, plan.quiet, &worker.log_text())
 }
 
 /// Waits until the jobs are done and the connections closed, at most a minute.

@@ -1,7 +1,10 @@
 //! What the samples say: a line for each bound, and whether all of them hold.
 
 use super::chaos::Chaos;
-use crate::meter::{Usage, quantile};
+use crate::{
+    Client,
+    meter::{Usage, quantile},
+};
 use std::{fmt, time::Duration};
 
 /// The process at one moment.
@@ -11,6 +14,32 @@ pub(super) struct Sample {
     pub(super) usage: Usage,
     /// Jobs taken by then.
     pub(super) jobs: usize,
+}
+
+/// What the worker's own books say of jobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Books {
+    accepted: u64,
+    ended: u64,
+}
+
+impl Books {
+    pub(super) fn read(client: &Client) -> Books {
+        let text = String::from_utf8_lossy(&client.get("/metrics").body).into_owned();
+        let sum = |name: &str| -> u64 {
+            let values =
+                text.lines().filter(|l| l.starts_with(name)).filter_map(|l| l.rsplit(' ').next()?.parse().ok());
+            values.map(|v: f64| v as u64).sum()
+        };
+        Books { accepted: sum("sd_worker_jobs_accepted_total"), ended: sum("sd_worker_jobs_finished_total") }
+    }
+}
+
+/// The process before and after, and its books at the end.
+pub(super) struct End {
+    pub(super) idle: Usage,
+    pub(super) settled: Usage,
+    pub(super) books: Books,
 }
 
 /// The first part of a run, in which caches, pools and the allocator fill up.
@@ -55,7 +84,8 @@ impl Verdict {
         self.lines.iter().filter(|l| l.what == what).all(|l| l.holds)
     }
 
-    pub(super) fn of(idle: Usage, settled: Usage, samples: &[Sample], chaos: &Chaos, log: &str) -> Verdict {
+    pub(super) fn of(end: &End, samples: &[Sample], chaos: &Chaos, quiet: bool, log: &str) -> Verdict {
+        let End { idle, settled, books } = end;
         let mut lines = Vec::new();
         let mut line = |what, figure: String, bound: &str, holds| {
             lines.push(Line { what, figure, bound: bound.to_owned(), holds });
@@ -66,12 +96,18 @@ impl Verdict {
         let apart = middle(last, |s| s.at.as_secs_f64()) - middle(first, |s| s.at.as_secs_f64());
         let jobs = middle(last, |s| s.jobs as f64) - middle(first, |s| s.jobs as f64);
         let allowed = NOISE_KIB + mean(first, |u| u.rss_kib) * SLOPE_PERCENT / 100.0 * apart / 3600.0;
-        let restarts = usize::from(settled == Usage::default());
+        let restarts = usize::from(*settled == Usage::default());
         line("restarts", restarts.to_string(), "0", restarts == 0);
         line("surprises", chaos.surprises().len().to_string(), "0", chaos.surprises().is_empty());
         let panics = log.matches("panicked").count();
         line("panics in the log", panics.to_string(), "0", panics == 0);
         line("jobs taken", chaos.jobs().to_string(), "at least 1", chaos.jobs() > 0);
+        line(
+            "jobs that ended, of those accepted",
+            format!("{} of {}", books.ended, books.accepted),
+            "all",
+            books.accepted > 0 && books.ended == books.accepted,
+        );
         line(
             "memory growth",
             format!(
@@ -86,7 +122,12 @@ impl Verdict {
         let leak = growth / jobs.max(1.0);
         line("memory growth per job", format!("{leak:+.2} KiB"), &format!("{LEAK_KIB} KiB"), leak <= LEAK_KIB);
         let most = samples.iter().map(|s| s.usage.rss_kib).max().unwrap_or(0);
-        line("most memory", format!("{:.1} MiB", most as f64 / 1024.0), "", true);
+        line(
+            "memory before, most, after the end",
+            [idle.rss_kib, most, settled.rss_kib].map(|kib| format!("{:.1} MiB", kib as f64 / 1024.0)).join(", "),
+            "",
+            true,
+        );
         line(
             "files after the end",
             format!("{} (before: {})", settled.fds, idle.fds),
@@ -104,24 +145,21 @@ impl Verdict {
         line("files in the first and last third", format!("{fds:.0}, {later:.0}"), "+ 20", later <= fds + 20.0);
         let (threads, later) = (mean(first, |u| u.threads as u64), mean(last, |u| u.threads as u64));
         line("threads in the first and last third", format!("{threads:.0}, {later:.0}"), "+ 8", later <= threads + 8.0);
-        let posts = chaos.posts();
-        let third = |part: usize| -> Vec<f64> {
-            posts
-                .chunks(posts.len().div_ceil(3).max(1))
-                .nth(part)
-                .unwrap_or_default()
-                .iter()
-                .map(|(_, ms)| *ms)
-                .collect()
-        };
-        let (early, late) = (quantile(&third(0), 0.99), quantile(&third(2), 0.99));
-        // Other programs on the machine move this figure more than the worker does: only a collapse is a verdict.
-        line(
-            "POST p99 in the first and last third",
-            format!("{early:.1} ms, {late:.1} ms"),
-            "4 × + 50 ms",
-            late <= 4.0 * early + 50.0,
-        );
+        for (what, times) in chaos.times() {
+            let third = |n: usize| times.chunks(times.len().div_ceil(3).max(1)).nth(n).unwrap_or_default();
+            let (early, late) = (quantile(third(0), 0.99), quantile(third(2), 0.99));
+            // Other programs on a machine move these more than the worker does.
+            line(
+                what,
+                format!(
+                    "{} times, p50 {:.1} ms, p99 {early:.1} ms in the first third, {late:.1} ms in the last",
+                    times.len(),
+                    quantile(&times, 0.5)
+                ),
+                if quiet { "4 × + 50 ms" } else { "" },
+                !quiet || late <= 4.0 * early + 50.0,
+            );
+        }
         let outcomes: Vec<String> = chaos.outcomes().iter().map(|(what, n)| format!("{what} {n}")).collect();
         line("what went on", outcomes.join(", "), "", true);
         Verdict { lines, surprises: chaos.surprises() }

@@ -28,5 +28,11 @@ pub fn leak(time: Duration) -> soak::Verdict {
     ]);
     options.env.push(("SD_ROGUE".to_owned(), "leak@decode".to_owned()));
     let worker = Worker::start(&options);
-    soak::run(&worker, &["model-a".to_owned(), "model-b".to_owned()], time, 1, &|_| ())
+    soak::run(
+        &worker,
+        &["model-a".to_owned(), "model-b".to_owned()],
+        time,
+        &soak::Plan { seed: 1, quiet: false },
+        &|_| (),
+    )
 }

@@ -5,9 +5,13 @@
 
 mod bodies;
 mod connections;
+mod fleet;
 mod herd;
+mod hive;
 mod leak;
+mod leaving;
 mod names;
+mod pictures;
 mod queue;
 mod requests;
 mod slow;
@@ -17,8 +21,11 @@ mod swaps;
 pub use bodies::{chunked_giant, counted_giant, tiny_chunks};
 pub use connections::too_many_connections;
 pub use herd::herd;
+pub use hive::hive_sees_the_loss;
 pub use leak::leak;
+pub use leaving::leaving_readers;
 pub use names::{hostile_names, lay_traps};
+pub use pictures::{damaged_pictures, judge_picture};
 pub use queue::burst;
 pub use requests::{mutant, mutated_requests};
 pub use slow::slow_clients;
