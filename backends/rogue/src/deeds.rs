@@ -49,6 +49,9 @@ pub(crate) enum Deed {
     Net,
     /// `write`: tries to write a file and answers `INTERNAL` with what happened.
     Write,
+    /// `escape`: tries ways around a sandbox and answers `INTERNAL` with what happened: emptying the file
+    /// `sd-rogue-<its parent's number>` of the temporary folder, the kernel's asynchronous calls, a signal to its parent.
+    Escape,
     /// `nan`: fills a tensor with NaN.
     Nan,
     /// `lie`: a wrong description, wrong memory figures or wrong offers.
@@ -99,6 +102,7 @@ impl Deed {
             "close" => Deed::Close,
             "net" => Deed::Net,
             "write" => Deed::Write,
+            "escape" => Deed::Escape,
             "nan" => Deed::Nan,
             "lie" => Deed::Lie,
             "silent" => Deed::Silent,
@@ -177,6 +181,24 @@ pub(crate) fn commit(deed: Deed, method: &str) -> Result<Option<Deed>, AbiError>
             };
             let _ = std::fs::remove_file(&path);
             return answer(Code::INTERNAL, &format!("writing ({outcome})"));
+        }
+        Deed::Escape => {
+            // SAFETY: plain numbers, a C string that outlives its call, and zeros where a structure is asked for.
+            let outcomes = unsafe {
+                let parent = libc::getppid();
+                let path = std::env::temp_dir().join(format!("sd-rogue-{parent}\0"));
+                let mut room = [0u8; 256];
+                [
+                    (
+                        "truncate",
+                        libc::c_long::from(libc::truncate(path.as_os_str().as_encoded_bytes().as_ptr().cast(), 0)),
+                    ),
+                    ("io_uring", libc::syscall(libc::SYS_io_uring_setup, 1, room.as_mut_ptr())),
+                    ("signal", libc::c_long::from(libc::kill(parent, 0))),
+                ]
+                .map(|(what, result)| format!("{what} {}", if result < 0 { "refused" } else { "done" }))
+            };
+            return answer(Code::INTERNAL, &format!("escape ({})", outcomes.join(", ")));
         }
         Deed::Thread => {
             std::thread::spawn(|| std::thread::sleep(Duration::from_secs(3600)));

@@ -240,13 +240,8 @@ fn answers_of_libraries_are_remembered_until_the_file_changes() {
     assert_eq!(state(&search), State::Chosen);
 }
 
-#[test]
-fn a_child_has_no_network_and_changes_no_files() {
-    let rogue = opened("rogue", &[]);
-    let error = survives(&rogue, "net@predict");
-    assert!(error.message.contains("refused: permission denied"), "{error}");
-    let error = survives(&rogue, "write@predict");
-    // Kernels without Landlock leave files alone; the log line of the child says what it gave up.
+/// What a child says that it gave up: kernels differ in what they have.
+fn given_up() -> String {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lines);
     let dir = common::folder(&["gauss"]);
@@ -256,9 +251,40 @@ fn a_child_has_no_network_and_changes_no_files() {
     };
     Catalog::scan(&isolated(dir.path())).open(&named("gauss", &[]), &host).unwrap().backend.memory();
     let lines = lines.lock().unwrap();
-    let given_up = lines.iter().find(|l| l.starts_with("given up")).unwrap();
+    lines.iter().find(|l| l.starts_with("given up")).unwrap().clone()
+}
+
+#[test]
+fn a_child_has_no_network_and_changes_no_files() {
+    let rogue = opened("rogue", &[]);
+    let error = survives(&rogue, "net@predict");
+    assert!(error.message.contains("refused: permission denied"), "{error}");
+    let error = survives(&rogue, "write@predict");
+    let given_up = given_up();
     assert!(given_up.contains("no_network"), "{given_up}");
     assert_eq!(given_up.contains("read_only_files"), error.message.contains("refused"), "{given_up}; {error}");
+}
+
+#[test]
+fn a_child_has_no_way_around_its_limits() {
+    let target = std::env::temp_dir().join(format!("sd-rogue-{}", std::process::id()));
+    std::fs::write(&target, "weights").unwrap();
+    let error = survives(&opened("rogue", &[]), "escape@predict");
+    let left = std::fs::read(&target).unwrap();
+    std::fs::remove_file(&target).unwrap();
+    // What the kernel of this machine has: 6.2 knows truncation, 6.12 signals.
+    let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let number = |i: usize| version.split(['.', '-']).nth(i).and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
+    let at_least = |major, minor| (number(0), number(1)) >= (major, minor);
+    let files = given_up().contains("read_only_files");
+    assert!(error.message.contains("io_uring refused"), "{error}");
+    if files && at_least(6, 2) {
+        assert!(error.message.contains("truncate refused"), "{error}");
+        assert_eq!(left, b"weights");
+    }
+    if files && at_least(6, 12) {
+        assert!(error.message.contains("signal refused"), "{error}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -57,6 +57,8 @@ pub(super) enum Patience {
 struct Life {
     child: Mutex<Child>,
     dead: AtomicBool,
+    /// A question on the side socket waits for its answer.
+    asked: AtomicBool,
     epitaph: Mutex<Option<AbiError>>,
     last_words: Mutex<LastWords>,
     /// Tells that nothing more follows on its standard error.
@@ -129,11 +131,12 @@ impl Process {
         let life = Arc::new(Life {
             child: Mutex::new(child),
             dead: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             epitaph: Mutex::new(None),
             last_words: Mutex::default(),
             silence: Condvar::new(),
         });
-        let (sender, answers) = channel();
+        let (sender, answers) = sync_channel(1);
         let process = Process {
             shared: Shared::map(tensors.as_raw_fd())?,
             work: Mutex::new(work),
@@ -151,7 +154,7 @@ impl Process {
         &self,
         side: UnixStream,
         stderr: Option<ChildStderr>,
-        sender: Sender<Reply>,
+        sender: SyncSender<Reply>,
         host: HostRef,
     ) -> Result<()> {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -167,7 +170,7 @@ impl Process {
         }
         let (life, writer) = (Arc::clone(&self.life), Arc::clone(&self.side));
         thread("plugin-side").spawn(move || {
-            if let Err(why) = listen(&side, &writer, &sender, &host) {
+            if let Err(why) = listen(&side, &writer, &sender, &life.asked, &host) {
                 life.bury(Code::WORKER_DIED, why);
             }
         })?;
@@ -247,6 +250,7 @@ impl Process {
         if !self.alive() {
             return Err(self.life.bury(Code::WORKER_DIED, String::new()));
         }
+        self.life.asked.store(true, Ordering::Release);
         if let Err(e) = send(&mut *locked(&self.side), request) {
             return Err(self.life.bury(Code::WORKER_DIED, format!("it takes no questions: {}", e.kind())));
         }
@@ -395,12 +399,18 @@ fn readable(fd: RawFd, most: Duration) -> Result<bool> {
 fn listen(
     side: &UnixStream,
     writer: &Mutex<UnixStream>,
-    sender: &Sender<Reply>,
+    sender: &SyncSender<Reply>,
+    asked: &AtomicBool,
     host: &HostRef,
 ) -> std::result::Result<(), String> {
     let mut silent = 0;
     loop {
         match readable(side.as_raw_fd(), HEARTBEAT) {
+            // Who answers a question gives no other sign of life meanwhile; the question has a limit of its own.
+            Ok(false) if asked.load(Ordering::Acquire) => {
+                silent = 0;
+                continue;
+            }
             Ok(false) if silent == 3 => return Err("no sign of life".to_owned()),
             Ok(false) => {
                 silent += 1;
@@ -415,7 +425,10 @@ fn listen(
                 host.log(LogLevel(level), target.as_str().into(), message.as_str().into());
             }
             Reply::Pong => {}
-            reply => sender.send(reply).map_err(|_| "the worker let it go".to_owned())?,
+            reply if asked.swap(false, Ordering::AcqRel) => {
+                sender.try_send(reply).map_err(|_| "the worker let it go".to_owned())?;
+            }
+            _ => return Err("it answered what nobody had asked".to_owned()),
         }
     }
 }
