@@ -2,10 +2,11 @@
 
 use crate::{
     api::{self, ApiError, SdOptions},
+    backends::Plugins,
     clerk::Clerk,
     config::{BackendArgs, Config, Isolate, Limits, ModelArgs, StateFolder},
-    devices::open_devices,
-    engine::{Device, Engine, LoadProgress, LoadedModel},
+    devices::{Start, open_devices},
+    engine::{Engine, LoadProgress, LoadedModel},
     fault::{Fault, FaultCode},
     jobs::{Job, JobState, OnDisconnect, Outcome, Queue, Registry},
     ledger::{Ledger, OnRestart},
@@ -17,7 +18,7 @@ use crate::{
     webhook::{WebhookError, WebhookPolicy, Webhooks},
 };
 use backend_api::Param;
-use sd_plugins::{Catalog, Choice, PluginError, Report, Search};
+use sd_plugins::{Catalog, Choice, PluginError, Search};
 use std::{
     path::PathBuf,
     sync::{
@@ -73,8 +74,8 @@ pub struct App {
     pub shutdown: Shutdown,
     /// How long running jobs may go on after the signal.
     pub patience: Duration,
-    /// What became of each plugin.
-    pub backends: Arc<Report>,
+    /// The plugins behind the devices.
+    pub plugins: Plugins,
     /// What A1111 clients have set.
     pub(crate) sdapi_options: SdOptions,
     default_model: Mutex<String>,
@@ -129,15 +130,14 @@ impl App {
 
     /// A worker on which jobs wait for ever, for trying what reads requests.
     pub(crate) fn without_devices(settings: Settings) -> Result<Arc<App>, Fault> {
-        let app =
-            Self::with_devices(settings, |_| Ok((Vec::new(), Report { hardware: Vec::new(), plugins: Vec::new() })))?;
+        let app = Self::with_devices(settings, |settings| Ok(Start::nothing(settings)))?;
         app.starting.store(false, Ordering::Release);
         Ok(app)
     }
 
     fn with_devices(
         settings: Settings,
-        open: impl FnOnce(&Settings) -> Result<(Vec<(Device, usize)>, Report), Fault>,
+        open: impl FnOnce(&Settings) -> Result<Start, Fault>,
     ) -> Result<Arc<App>, Fault> {
         let build = if cfg!(debug_assertions) { "debug" } else { "release" };
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), build).map_err(|e| Fault::internal(e.to_string()))?;
@@ -156,7 +156,7 @@ impl App {
         let webhooks = settings.webhooks.clone().map(Webhooks::start).transpose();
         let webhooks = webhooks.map_err(|e| Fault::internal(e.to_string()))?;
         let clerk = Arc::new(Clerk { metrics: metrics.clone(), ledger: ledger.clone(), webhooks });
-        let (devices, report) = open(&settings)?;
+        let Start { devices, plugins } = open(&settings)?;
         let queue = Arc::new(Queue::new(settings.queue_jobs));
         let engine = Engine::start(
             devices,
@@ -185,7 +185,7 @@ impl App {
             may_shut_down: settings.may_shut_down,
             shutdown: Shutdown::new(),
             patience: settings.patience,
-            backends: Arc::new(report),
+            plugins,
             sdapi_options: SdOptions::default(),
             default_model: Mutex::new(model),
             starting: AtomicBool::new(true),
@@ -205,6 +205,14 @@ impl App {
             *self.start_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
         }
         self.starting.store(false, Ordering::Release);
+    }
+
+    /// Tries again what failed at the start, now that there is another backend.
+    pub(crate) fn start_again(&self) {
+        let failed = self.start_fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if failed.is_some() {
+            self.warm_up();
+        }
     }
 
     /// Loads a model on every device, fetched from the hub first if need be and allowed.
@@ -384,6 +392,17 @@ pub fn model_places(args: &ModelArgs) -> sd_models::Library {
 /// Looks for plugins as the flags say.
 /// `call_limit` bounds a single call into a plugin's process.
 pub fn scan(args: &BackendArgs, call_limit: Option<Duration>) -> (Catalog, Choice) {
+    let (search, choice) = search(args, call_limit);
+    (Catalog::scan(&search), choice)
+}
+
+/// Looks for plugins again, while others work: each is asked in a child, where the system can.
+pub(crate) fn rescan(args: &BackendArgs, call_limit: Duration) -> (Catalog, Choice) {
+    let (search, choice) = search(args, Some(call_limit));
+    (Catalog::scan(&Search { careful: true, ..search }), choice)
+}
+
+fn search(args: &BackendArgs, call_limit: Option<Duration>) -> (Search, Choice) {
     let isolate = match args.isolate {
         Isolate::Auto => sd_plugins::Isolate::Auto,
         Isolate::Always => sd_plugins::Isolate::Always,
@@ -400,7 +419,7 @@ pub fn scan(args: &BackendArgs, call_limit: Option<Duration>) -> (Catalog, Choic
     let files = args.backend.iter().filter(|wish| sd_plugins::is_path(wish)).map(PathBuf::from).collect();
     let search = Search { dirs, files, isolate, child, limits, cache: cache_dir(), ..Search::default() };
     let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
-    (Catalog::scan(&search), Choice { backend: args.backend.clone(), device: args.device.clone(), options })
+    (search, Choice { backend: args.backend.clone(), device: args.device.clone(), options })
 }
 
 fn cache_dir() -> Option<PathBuf> {

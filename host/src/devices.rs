@@ -2,11 +2,12 @@
 
 use crate::{
     app::{Settings, scan},
-    engine::Device,
+    backends::{Plugins, Serving},
+    engine::{Device, Tag},
     fault::Fault,
 };
 use backend_api::HwKind;
-use sd_plugins::{Catalog, Choice, PluginError, Report, Seat, tracing_host};
+use sd_plugins::{Catalog, Choice, Opened, Origin, PluginError, Report, Seat, tracing_host};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,16 +19,34 @@ const GPU_LANES: usize = 4;
 const BEHIND: Duration = Duration::from_secs(60);
 
 /// What a device's thread says about what it opened.
-struct About {
+pub(crate) struct About {
     gpu: bool,
     isolated: bool,
-    why: String,
-    file: String,
+    /// The plugin's reason.
+    pub(crate) why: String,
+    /// The file.
+    pub(crate) origin: Origin,
+}
+
+/// What a worker starts with.
+pub(crate) struct Start {
+    /// The devices, with the number of lanes of each.
+    pub(crate) devices: Vec<(Device, usize)>,
+    /// The plugins behind them.
+    pub(crate) plugins: Plugins,
+}
+
+impl Start {
+    /// No device at all.
+    pub(crate) fn nothing(settings: &Settings) -> Start {
+        let report = Report { hardware: Vec::new(), plugins: Vec::new() };
+        Start { devices: Vec::new(), plugins: Plugins::new(settings, report, Vec::new()) }
+    }
 }
 
 /// Opens the chosen devices, with the number of lanes of each. A device that does not open is said and left out; when none
 /// does, and none was named, what is left is tried: the processor instead of GPUs.
-pub(crate) fn open_devices(settings: &Settings) -> Result<(Vec<(Device, usize)>, Report), Fault> {
+pub(crate) fn open_devices(settings: &Settings) -> Result<Start, Fault> {
     let (catalog, choice) = scan(&settings.backends, Some(settings.call_limit));
     let mut report = catalog.report(&choice);
     let seats = catalog.seats(&choice)?;
@@ -43,16 +62,13 @@ pub(crate) fn open_devices(settings: &Settings) -> Result<(Vec<(Device, usize)>,
     if opened.is_empty() {
         return Err(catalog.nothing(&choice, failed).into());
     }
-    for (_, about) in &opened {
-        let same = opened.iter().filter(|(_, other)| other.file == about.file);
-        let labels: Vec<String> = same.map(|(device, _)| device.label.to_string()).collect();
-        report.note_opened(&about.file, &labels, &about.why);
-    }
+    let serving: Vec<Serving> = opened.iter().map(|(device, about)| Serving::new(device, about)).collect();
     let lanes = |about: &About| settings.lanes.unwrap_or(if about.gpu { GPU_LANES } else { 1 });
-    Ok((opened.into_iter().map(|(device, about)| (device, lanes(&about))).collect(), report))
+    let devices = opened.into_iter().map(|(device, about)| (device, lanes(&about))).collect();
+    Ok(Start { devices, plugins: Plugins::new(settings, report, serving) })
 }
 
-/// Opens one device, if a plugin works there. The whole life of the backend is on the device's own thread.
+/// Opens one device, if a plugin works there.
 fn open(
     catalog: &Arc<Catalog>,
     choice: &Choice,
@@ -61,11 +77,31 @@ fn open(
     failed: &mut Vec<PluginError>,
 ) -> Result<Option<(Device, About)>, Fault> {
     let (catalog, choice, label) = (catalog.clone(), choice.clone(), seat.device.clone());
+    let (started, errors) =
+        on_thread(settings.call_limit, move || catalog.open_seat(&seat, &choice, &|id| tracing_host(id)));
+    let nothing_opened = !errors.is_empty();
+    failed.extend(errors);
+    match started {
+        Ok(opened) => Ok(Some(opened)),
+        Err(_) if nothing_opened => {
+            tracing::warn!(device = label, "no backend works on this device; it is left out");
+            Ok(None)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Opens a device on a thread of its own, on which the whole life of the backend is. Answers also what was tried before
+/// in vain.
+pub(crate) fn on_thread(
+    call_limit: Duration,
+    open: impl FnOnce() -> Result<Opened, Vec<PluginError>> + Send + 'static,
+) -> (Result<(Device, About), Fault>, Vec<PluginError>) {
     let failures = Arc::new(Mutex::new(Vec::new()));
     let noted = failures.clone();
-    let started = Device::start(settings.call_limit, move || {
+    let started = Device::start(call_limit, move || {
         let note = |errors| *noted.lock().unwrap_or_else(PoisonError::into_inner) = errors;
-        let opened = match catalog.open_seat(&seat, &choice, &|id| tracing_host(id)) {
+        let opened = match open() {
             Ok(opened) => opened,
             Err(errors) => {
                 note(errors);
@@ -85,23 +121,21 @@ fn open(
             gpu: opened.hardware.kind == HwKind::GPU,
             isolated: opened.isolated,
             why: opened.why,
-            file: opened.file,
+            origin: opened.origin,
         };
-        Ok((opened.backend, opened.id, opened.device, about))
+        let tag = Tag {
+            device: opened.device.into(),
+            backend: opened.id.into(),
+            version: opened.version.into(),
+            file: opened.file.into(),
+        };
+        Ok((opened.backend, tag, about))
     });
     let errors = std::mem::take(&mut *failures.lock().unwrap_or_else(PoisonError::into_inner));
-    let nothing_opened = !errors.is_empty();
-    failed.extend(errors);
-    match started {
+    let started = started.map(|(device, about)| {
         // A process of its own has a watchdog, which knows progress from silence; the lanes' own limit only stands behind.
-        Ok((device, about)) if about.isolated => {
-            Ok(Some((device.with_call_limit(settings.call_limit * 4 + BEHIND), about)))
-        }
-        Ok(opened) => Ok(Some(opened)),
-        Err(_) if nothing_opened => {
-            tracing::warn!(device = label, "no backend works on this device; it is left out");
-            Ok(None)
-        }
-        Err(fault) => Err(fault),
-    }
+        let limit = if about.isolated { call_limit * 4 + BEHIND } else { call_limit };
+        (device.with_call_limit(limit), about)
+    });
+    (started, errors)
 }

@@ -4,6 +4,7 @@
 mod api;
 pub mod app;
 pub mod auth;
+pub mod backends;
 mod clerk;
 pub mod cli;
 pub mod config;
@@ -21,6 +22,7 @@ mod names;
 mod picture;
 pub mod pulls;
 mod recipe;
+pub mod reload;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -29,6 +29,7 @@ mod pictures; // what tests of pictures share
 mod previews; // by factors, by decoders
 mod readme; // the README's examples, word for word
 mod refiner; // another model finishes the pictures
+mod reload; // new versions of plugins while the worker runs
 mod restart; // kill, drain, full disk: nothing gets lost
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong

@@ -2,12 +2,14 @@
 
 use crate::{
     PluginError,
-    choose::{Candidate, Seat},
+    choose::{Candidate, Rank, Seat, version},
     hardware::{self, label},
     isolate::{self, Limits, probe::Cache},
     load::{self, Description, file_name},
+    pinned::Pinned,
     precheck, reopen,
     report::{OfferReport, PluginReport, Report, State},
+    succession::Origin,
     trust::{self, Trust},
     vetted::vetted,
 };
@@ -16,6 +18,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// When a plugin runs in a process of its own.
@@ -50,6 +53,8 @@ pub struct Search {
     pub cache: Option<PathBuf>,
     /// The machine; `None` = look.
     pub hardware: Option<Vec<HwDevice>>,
+    /// Ask every library in a child, also one that is to run in this process: others work in it by now.
+    pub careful: bool,
 }
 
 /// A wish for a backend.
@@ -72,8 +77,8 @@ pub struct Opened {
     pub version: String,
     /// The file's name.
     pub file: String,
-    /// Where it lies.
-    pub path: PathBuf,
+    /// The file as it is now, to tell later whether another one should take over.
+    pub origin: Origin,
     /// The device's label, such as `cpu` or `cuda:0`.
     pub device: String,
     /// The device as the host sees it.
@@ -89,13 +94,19 @@ pub struct Opened {
 }
 
 /// One file that was found.
-struct Entry {
+pub(crate) struct Entry {
     path: PathBuf,
+    /// The file that was looked at; `None` when it cannot be read.
+    pub(crate) library: Option<Arc<Pinned>>,
     isolated: bool,
     /// The processor features that it states to need.
     needs: Vec<String>,
-    outcome: Result<Description, PluginError>,
+    /// What it says about itself.
+    pub(crate) outcome: Result<Description, PluginError>,
 }
+
+/// Why a file that was checked is not opened.
+const REPLACED: &str = "another file was put in its place while it was looked at";
 
 /// What a search found.
 pub struct Catalog {
@@ -125,11 +136,17 @@ impl Catalog {
             .map(|path| {
                 let isolated = isolated(search, &path, &shipped);
                 let mut needs = Vec::new();
-                let outcome = examine(search, &mut cache, &path, &hardware, &mut needs);
+                // Only a plain file is opened: a pipe would wait for a writer.
+                let pinned = precheck::check(&path)
+                    .map(|found| needs = found)
+                    .map_err(|reason| PluginError::NotALibrary { file: file_name(&path), reason })
+                    .and_then(|()| Pinned::open(&path));
+                let library = pinned.as_ref().ok().cloned();
+                let outcome = pinned.and_then(|library| examine(search, &mut cache, &library, &hardware, &needs));
                 if let Err(e) = &outcome {
                     tracing::debug!(code = e.code(), "{e}");
                 }
-                Entry { path, isolated, needs, outcome }
+                Entry { path, library, isolated, needs, outcome }
             })
             .collect();
         cache.save();
@@ -139,6 +156,21 @@ impl Catalog {
     /// The machine's devices, in the order that offers refer to.
     pub fn hardware(&self) -> &[HwDevice] {
         &self.hardware
+    }
+
+    /// What lies at a path, and its place in the catalogue.
+    pub(crate) fn at(&self, path: &Path) -> Option<(usize, &Entry)> {
+        self.entries.iter().enumerate().find(|(_, entry)| entry.path == path)
+    }
+
+    /// A file's name.
+    pub(crate) fn file(&self, entry: usize) -> String {
+        self.entries.get(entry).map_or_else(String::new, |entry| file_name(&entry.path))
+    }
+
+    /// Whether a plugin is to run in this process, and could run in one of its own.
+    pub(crate) fn could_be_apart(&self, entry: usize) -> bool {
+        isolate::AVAILABLE && self.search.child.is_some() && self.entries.get(entry).is_some_and(|e| !e.isolated)
     }
 
     /// What a file says about itself, if it may run.
@@ -193,7 +225,7 @@ impl Catalog {
         chosen: &[Candidate],
         choice: &Choice,
     ) -> PluginReport {
-        let Entry { path, isolated, needs, outcome } = &self.entries[entry];
+        let Entry { path, isolated, needs, outcome, .. } = &self.entries[entry];
         let mut report = PluginReport {
             file: file_name(path),
             path: path.clone(),
@@ -270,7 +302,7 @@ impl Catalog {
     ) -> Result<Opened, Vec<PluginError>> {
         let (candidates, mut failed) = (&seat.candidates, Vec::new());
         for (tried, candidate) in candidates.iter().enumerate() {
-            match self.open_one(*candidate, choice, host) {
+            match self.open_one(*candidate, choice, host, false) {
                 Ok(opened) => return Ok(Opened { failed, ..opened }),
                 Err(e) => {
                     let next = if tried + 1 < candidates.len() { "; trying the next one" } else { "" };
@@ -291,28 +323,34 @@ impl Catalog {
         Ok((&entry.path, &self.hardware[claim.hardware], &claim.why))
     }
 
-    fn open_one(
+    /// Opens one plugin, `apart` in a process of its own wherever it belongs.
+    pub(crate) fn open_one(
         &self,
         candidate: Candidate,
         choice: &Choice,
         host: &dyn Fn(&str) -> HostRef,
+        apart: bool,
     ) -> Result<Opened, PluginError> {
         let entry = &self.entries[candidate.entry];
         let about = entry.outcome.as_ref().map_err(Clone::clone)?;
         let claim = &about.offers[candidate.claim];
+        let replaced = || trust::untrusted(&entry.path, REPLACED.to_owned(), "look for plugins again".to_owned());
+        let library = entry.library.clone().ok_or_else(replaced)?;
+        let isolated = entry.isolated || apart;
         let hardware = &self.hardware[claim.hardware];
         let services = host(&about.id);
         let mut options = choice.options.clone();
         options.extend(claim.part.as_ref().map(|part| Param::new("part", part)));
         let backend = match &self.search.child {
-            Some(command) if entry.isolated => isolate::open(isolate::Spec {
+            Some(command) if isolated => isolate::open(isolate::Spec {
                 command: command.clone(),
-                library: entry.path.clone(),
+                library: library.clone(),
                 device: hardware.clone(),
                 options,
                 host: services,
                 limits: self.search.limits,
             }),
+            _ if !library.in_place() => return Err(replaced()),
             _ => reopen::open(load::open(&entry.path)?, hardware.clone(), options, services),
         };
         let device = claim.device.clone();
@@ -330,11 +368,11 @@ impl Catalog {
             id: about.id.clone(),
             version: about.version.clone(),
             file: file_name(&entry.path),
-            path: entry.path.clone(),
+            origin: Origin { library, id: about.id.clone(), rank: Rank(claim.score, version(&about.version)) },
             device,
             hardware: hardware.clone(),
             why: claim.why.clone(),
-            isolated: entry.isolated,
+            isolated,
             failed: Vec::new(),
             backend: vetted(backend),
         })
@@ -394,27 +432,32 @@ impl Catalog {
     }
 }
 
-/// Checks a file and asks it what it is: in a child, when there is a command for one. One that needs another processor is
-/// not asked, since it would die by its first instruction that this one does not know. `needs` gets what it needs.
+/// Checks a file and asks it what it is: in a child, when there is a command for one. One that `needs` another processor
+/// is not asked, since it would die by its first instruction that this one does not know.
 fn examine(
     search: &Search,
     cache: &mut Cache,
-    path: &Path,
+    library: &Pinned,
     hardware: &[HwDevice],
-    needs: &mut Vec<String>,
+    needs: &[String],
 ) -> Result<Description, PluginError> {
-    *needs = precheck::check(path).map_err(|reason| PluginError::NotALibrary { file: file_name(path), reason })?;
+    let path = library.path();
     trust::check(path, search.trust)?;
     let lacks = hardware::lacking(needs, hardware);
     if !lacks.is_empty() {
         return Err(PluginError::Unfit { file: file_name(path), lacks });
     }
     match &search.child {
-        Some(command) if search.isolate != Isolate::Never => {
-            cache.get(path, hardware, || isolate::probe::probe(command, path, hardware, search.limits))
+        Some(command) if search.isolate != Isolate::Never || search.careful => {
+            cache.get(path, hardware, || isolate::probe::probe(command, library, hardware, search.limits))
         }
         _ => load::describe(load::open(path)?, path, hardware),
     }
+    .and_then(|about| {
+        let same = library.in_place();
+        let replaced = || trust::untrusted(path, REPLACED.to_owned(), "look for plugins again".to_owned());
+        same.then_some(about).ok_or_else(replaced)
+    })
 }
 
 /// The program's own folder and the `plugins` folder in it, canonical.

@@ -10,6 +10,10 @@ pub(crate) struct Candidate {
     pub(crate) claim: usize,
 }
 
+/// How good a plugin is for a device: by its score, among equals by its version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank(pub(crate) u32, pub(crate) Vec<u64>);
+
 /// One device that is to be opened, and the plugins that are tried there, best first.
 #[derive(Debug, Clone)]
 pub struct Seat {
@@ -33,8 +37,13 @@ fn wishes(choice: &Choice) -> Vec<&str> {
 }
 
 impl Catalog {
-    fn claim(&self, candidate: Candidate) -> Option<&Claim> {
+    pub(crate) fn claim(&self, candidate: Candidate) -> Option<&Claim> {
         self.about(candidate.entry)?.offers.get(candidate.claim)
+    }
+
+    /// How good it is.
+    pub(crate) fn rank(&self, candidate: Candidate) -> Option<Rank> {
+        Some(Rank(self.claim(candidate)?.score, version(&self.about(candidate.entry)?.version)))
     }
 
     fn kind(&self, claim: &Claim) -> HwKind {
@@ -63,19 +72,19 @@ impl Catalog {
 
     /// The plugins that fit a wish, best first; devices of one plugin with the same score in the machine's order.
     pub(crate) fn candidates(&self, choice: &Choice) -> Vec<Candidate> {
-        let mut found: Vec<(u32, Vec<u64>, Candidate)> = Vec::new();
+        let mut found: Vec<(Rank, Candidate)> = Vec::new();
         let named = choice.backend.as_deref().map(|wish| self.named(wish));
         for (entry, about) in self.usable() {
             if named.as_ref().map_or(about.test_only, |named| !named.contains(&entry)) {
                 continue;
             }
             for (claim, offer) in about.offers.iter().enumerate().filter(|(_, o)| o.score > 0) {
-                found.push((offer.score, version(&about.version), Candidate { entry, claim }));
+                found.push((Rank(offer.score, version(&about.version)), Candidate { entry, claim }));
             }
         }
-        // The best score; among equals the newer version, then the first device.
-        found.sort_by(|(a, va, _), (b, vb, _)| b.cmp(a).then_with(|| vb.cmp(va)));
-        let all: Vec<Candidate> = found.into_iter().map(|(_, _, candidate)| candidate).collect();
+        // Among equals the first device.
+        found.sort_by(|(a, _), (b, _)| b.cmp(a));
+        let all: Vec<Candidate> = found.into_iter().map(|(_, candidate)| candidate).collect();
         let wishes = wishes(choice);
         let Some(best) = all.first().and_then(|c| self.claim(*c)) else { return all };
         let wishes: Vec<String> =
@@ -129,6 +138,6 @@ impl Catalog {
 }
 
 /// Numbers of a version text, for comparing: `1.10` is newer than `1.9`.
-fn version(text: &str) -> Vec<u64> {
+pub(crate) fn version(text: &str) -> Vec<u64> {
     text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }

@@ -17,9 +17,11 @@ mod error;
 pub mod hardware;
 mod isolate;
 mod load;
+mod pinned;
 pub mod precheck;
 mod reopen;
 mod report;
+mod succession;
 mod trust;
 mod vetted;
 
@@ -30,6 +32,7 @@ pub use control::{Cancel, control, host_ref, tracing_host};
 pub use error::PluginError;
 pub use isolate::{Limits, child_main};
 pub use report::{DeviceReport, OfferReport, PluginReport, Report, State};
+pub use succession::{Heir, Origin, Standing, Succession};
 pub use trust::Trust;
 #[doc(hidden)]
 pub use trust::listed;

@@ -13,6 +13,14 @@ use backend_api::{
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+#[cfg(unix)]
+use {
+    crate::pinned::Stamp,
+    std::{
+        path::PathBuf,
+        sync::{Mutex, PoisonError},
+    },
+};
 
 /// What a library says about itself, cleaned for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,13 +168,55 @@ fn one_line(errors: &AbiInstabilityErrors) -> String {
     clean(format!("{}{tail}", lines.join("; ")), 400)
 }
 
+/// The libraries that are open, by path and file.
+#[cfg(unix)]
+static OPEN: Mutex<Vec<(PathBuf, Stamp)>> = Mutex::new(Vec::new());
+
+/// A spelling of the path that the loader does not take for another file which lay there before and is open still:
+/// loaders compare names before they look at files, and a library once opened is never closed.
+#[cfg(unix)]
+fn spelled(path: &Path, stamp: Stamp, file: &str) -> Result<PathBuf, PluginError> {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let before: Vec<Stamp> = open.iter().filter(|(known, _)| known == path).map(|(_, stamp)| *stamp).collect();
+    if before.iter().any(|other| other.inode == stamp.inode && other.content != stamp.content) {
+        return Err(PluginError::Untrusted {
+            file: file.to_owned(),
+            reason: "it was written over in place while it was in use".to_owned(),
+            remedy: "put the new file there by renaming, never in place, and restart the worker".to_owned(),
+        });
+    }
+    let dots = before.iter().position(|other| *other == stamp).unwrap_or(before.len());
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(path.to_owned()) };
+    // `folder/./name` is the same place, so that `$ORIGIN` stays what it is. Kept as text: joining leaves the dot out.
+    let mut text = folder.as_os_str().to_owned();
+    (0..dots).for_each(|_| text.push("/."));
+    text.push("/");
+    text.push(name);
+    Ok(text.into())
+}
+
+/// Remembers that a library is open.
+#[cfg(unix)]
+fn opened(path: &Path, stamp: Stamp) {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !open.iter().any(|(known, other)| known == path && *other == stamp) {
+        open.push((path.to_owned(), stamp));
+    }
+}
+
 #[cfg(unix)]
 fn header(path: &Path, file: &str) -> Result<AbiHeaderRef, PluginError> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    let stamp = Stamp::at(path).map_err(|e| PluginError::NotALibrary {
+        file: file.to_owned(),
+        reason: format!("cannot be read: {}", e.kind()),
+    })?;
+    let name = spelled(path, stamp, file)?;
     let loader = |e: libloading::Error| PluginError::Loader { file: file.to_owned(), reason: loader_words(&e, path) };
     // SAFETY: opening runs the library's constructors. The file was found whole, ours to trust, and exporting our entry
     // symbol; what a hostile constructor does is contained by probing in a child process.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(loader)?;
+    let library = unsafe { Library::open(Some(&name), RTLD_NOW | RTLD_LOCAL) }.map_err(loader)?;
+    opened(path, stamp);
     // SAFETY: the symbol is a static `LibHeader`, whose first field is the header that this reference points to; its
     // magic is compared before anything else is read.
     let header = unsafe { library.get::<AbiHeaderRef>(ENTRY_SYMBOL) }.map(|symbol| *symbol).map_err(loader);

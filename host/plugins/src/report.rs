@@ -74,6 +74,36 @@ impl Report {
         (plugin.state, plugin.remedy, plugin.code) = (State::Failed, Some(error.remedy()), Some(error.code()));
     }
 
+    /// Notes that a plugin was to take over, and is not fit.
+    pub fn note_unfit(&mut self, file: &str, reason: &str, remedy: &str, code: &'static str) {
+        let Some(plugin) = self.plugins.iter_mut().find(|p| p.file == file) else { return };
+        if plugin.state != State::Refused {
+            plugin.reason = format!("failed: {reason}");
+            (plugin.state, plugin.remedy, plugin.code) = (State::Failed, Some(remedy.to_owned()), Some(code));
+        }
+    }
+
+    /// Notes that devices are still served by what lay there before.
+    pub fn note_stale(&mut self, file: &str, devices: &[String], version: &str, why: &str) {
+        let Some(plugin) = self.plugins.iter_mut().find(|p| p.file == file) else { return };
+        let before = format!("version {version}, opened before, serves {} on", devices.join(", "));
+        if plugin.state == State::Refused {
+            plugin.reason = format!("{}; {before}", plugin.reason);
+        } else {
+            plugin.reason = format!("failed: {why}; {before}");
+            plugin.state = State::Failed;
+        }
+    }
+
+    /// Notes that plugins which would be chosen at a start serve nothing.
+    pub fn note_unopened(&mut self, idle: impl Fn(&str) -> bool) {
+        for plugin in self.plugins.iter_mut().filter(|p| p.state == State::Chosen && idle(&p.file)) {
+            plugin.state = State::Available;
+            plugin.reason = format!("{} (when the worker is started again)", plugin.reason);
+        }
+        self.plugins.sort_by(|a, b| a.state.cmp(&b.state).then_with(|| a.file.cmp(&b.file)));
+    }
+
     /// Notes which devices a plugin was opened on.
     pub fn note_opened(&mut self, file: &str, devices: &[String], why: &str) {
         let Some(plugin) = self.plugins.iter_mut().find(|p| p.file == file) else { return };

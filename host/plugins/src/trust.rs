@@ -38,7 +38,7 @@ pub(crate) fn check(path: &Path, trust: Trust) -> Result<(), PluginError> {
     }
 }
 
-fn untrusted(path: &Path, reason: String, remedy: String) -> PluginError {
+pub(crate) fn untrusted(path: &Path, reason: String, remedy: String) -> PluginError {
     PluginError::Untrusted { file: crate::load::file_name(path), reason, remedy }
 }
 

@@ -20,7 +20,7 @@ mod system;
 mod upscale;
 mod xl;
 
-pub(crate) use self::{dialects::sdapi_options::SdOptions, http::ApiError, restore::restore};
+pub(crate) use self::{build::job_spec, dialects::sdapi_options::SdOptions, http::ApiError, restore::restore};
 
 use self::{
     http::{Request, Response},

@@ -62,6 +62,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "/docs" Open page::docs, "This interface as a page.";
     GET "/metrics" Token system::metrics, "Figures in Prometheus' text format.";
     GET "/v1/backends" Token system::backends, "Every plugin found, what it offers, and why it was chosen, refused or skipped.";
+    POST "/v1/backends/reload" Token system::reload_backends, "Looks for plugins again and takes up new versions without stopping.";
     GET "/v1/samplers" Token system::samplers, "Samplers and schedules with their aliases.";
     GET "/v1/upscalers" Token system::upscalers, "The ways to enlarge pictures.";
     GET "/v1/queue" Token system::queue, "The waiting jobs.";

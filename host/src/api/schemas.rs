@@ -119,7 +119,8 @@ pub(crate) fn responses(route: &Route) -> Value {
         ("GET", "/v1/jobs") => content(JSON, list(schema("JobSummary"))),
         ("GET", "/v1/models") => content(JSON, list(schema("Model"))),
         ("GET", "/v1/models/{}") => content(JSON, schema("Model")),
-        ("GET", "/v1/backends") => content(JSON, object(&[], &["object", "data"])),
+        ("GET", "/v1/backends") => content(JSON, object(&[], &["object", "data", "serving"])),
+        (_, "/v1/backends/reload") => content(JSON, list(change())),
         (_, "/sdapi/v1/txt2img" | "/sdapi/v1/img2img") => content(JSON, schema("SdapiResponse")),
         ("POST", "/sdapi/v1/options") | (_, "/sdapi/v1/refresh-checkpoints") => {
             content(JSON, json!({ "type": "null" }))
@@ -296,6 +297,25 @@ fn summary() -> Vec<(&'static str, Value)> {
         ("progress", object(&[("step", json!({ "type": "integer" })), ("total", json!({ "type": "integer" }))], &[])),
         ("seed", json!({ "type": "integer" })),
     ]
+}
+
+/// What became of a device when plugins were looked for again.
+fn change() -> Value {
+    let text = || json!({ "type": "string" });
+    let names = ["file", "backend", "version", "code", "reason", "remedy"];
+    let unfit = object(&names.map(|name| (name, text())), &names);
+    object(
+        &[
+            ("device", text()),
+            ("outcome", json!({ "type": "string", "enum": ["unchanged", "switched", "kept"] })),
+            ("backend", text()),
+            ("version", text()),
+            ("file", text()),
+            ("reason", text()),
+            ("unfit", json!({ "type": "array", "items": unfit })),
+        ],
+        &["device", "outcome", "backend", "version", "file", "reason", "unfit"],
+    )
 }
 
 fn error() -> Value {

@@ -33,7 +33,7 @@ pub(crate) async fn info(app: Arc<App>, _request: Request) -> Result<Response, A
         .places()
         .iter()
         .map(|p| {
-            json!({ "device": p.device, "backend": p.backend, "model": p.models.first(), "models": p.models,
+            json!({ "device": p.device, "backend": p.backend, "version": p.version, "model": p.models.first(), "models": p.models,
             "state": if p.trouble.is_none() { "ready" } else { "broken" }, "reason": p.trouble })
         })
         .collect();
@@ -65,7 +65,22 @@ pub(crate) async fn metrics(app: Arc<App>, _request: Request) -> Result<Response
 
 /// `GET /v1/backends`
 pub(crate) async fn backends(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    Ok(json_ok(&json!({ "object": "list", "data": app.backends.as_ref() })))
+    let serving: Vec<Value> = app
+        .engine
+        .places()
+        .iter()
+        .map(|p| json!({ "device": p.device, "backend": p.backend, "version": p.version, "file": p.file }))
+        .collect();
+    Ok(json_ok(&json!({ "object": "list", "data": app.plugins.report().as_ref(), "serving": serving })))
+}
+
+/// `POST /v1/backends/reload`
+pub(crate) async fn reload_backends(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    // The work goes on when the client does not.
+    let changes = tokio::task::spawn_blocking(move || app.reload_backends())
+        .await
+        .map_err(|_| Fault::internal("the plugins could not be looked for"))??;
+    Ok(json_ok(&json!({ "object": "list", "data": changes })))
 }
 
 /// `GET /v1/upscalers`

@@ -2,14 +2,23 @@
 
 use super::{
     BackendCommand, check,
+    generate::remote::Worker,
     terminal::{bytes, say},
 };
-use crate::{app, config::BackendArgs, fault::Fault};
+use crate::{
+    app,
+    config::BackendArgs,
+    fault::{Fault, FaultCode},
+};
 use sd_plugins::Report;
+use serde_json::Value;
 
 pub(super) fn run(command: &BackendCommand) -> Result<(), Fault> {
     match command {
         BackendCommand::List { json, backends } => list(*json, backends),
+        BackendCommand::Reload { url, token, token_file, json } => {
+            reload(&Worker::new(url, token.as_deref(), token_file.as_deref())?, *json)
+        }
         BackendCommand::Check(args) => check::run(args),
     }
 }
@@ -23,6 +32,41 @@ fn list(json: bool, backends: &BackendArgs) -> Result<(), Fault> {
         print(&report);
     }
     Ok(())
+}
+
+/// Has a running worker look for plugins again. A fault when something should have taken over and is not fit.
+fn reload(worker: &Worker, json: bool) -> Result<(), Fault> {
+    let answer = worker.send("/v1/backends/reload", b"{}")?;
+    let changes = answer["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    if json {
+        say(&serde_json::to_string_pretty(&answer).map_err(|e| Fault::internal(e.to_string()))?);
+    }
+    let mut unfit = 0;
+    for change in changes {
+        let told = ["device", "outcome", "backend", "version", "reason"].map(|key| text(change, key));
+        if !json {
+            say(&format!("{:<8} {:<10} {} {}: {}", told[0], told[1], told[2], told[3], told[4]));
+        }
+        for one in change["unfit"].as_array().into_iter().flatten() {
+            unfit += 1;
+            if !json {
+                say(&format!(
+                    "         unfit: {} {}: {}",
+                    text(one, "file"),
+                    text(one, "version"),
+                    text(one, "reason")
+                ));
+                say(&format!("         remedy: {}", text(one, "remedy")));
+            }
+        }
+    }
+    match unfit {
+        0 => Ok(()),
+        n => {
+            Err(Fault::new(FaultCode::BackendError, format!("{n} not fit to take over; what served before serves on")))
+        }
+    }
 }
 
 /// The report for people.

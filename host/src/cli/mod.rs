@@ -82,6 +82,21 @@ pub(crate) enum BackendCommand {
         #[command(flatten)]
         backends: BackendArgs,
     },
+    /// Have a running worker look for plugins again and take up new versions, without a stop
+    Reload {
+        /// The worker's base URL
+        #[arg(long, env = "SD_WORKER_URL", default_value = "http://127.0.0.1:8600")]
+        url: String,
+        /// The worker's token
+        #[arg(long, env = "SD_WORKER_TOKEN", hide_env_values = true)]
+        token: Option<String>,
+        /// A file whose first line holds the worker's token, as the worker itself reads it
+        #[arg(long, env = "SD_WORKER_TOKEN_FILE")]
+        token_file: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a plugin: load, probe, run every component, compare with the CPU backend. For authors
     Check(Box<check::CheckArgs>),
 }

@@ -179,7 +179,8 @@ fn bear_file_limits() {
 
 /// Starts the heartbeat, if there is anybody to tell.
 fn heart(args: &ServeArgs, app: &Arc<App>, address: SocketAddr) -> Result<Option<hive::Heart>, Fault> {
-    let device = app.engine.devices().first().map(|d| (d.backend.to_string(), d.label.to_string())).unwrap_or_default();
+    let device =
+        app.engine.devices().first().map(|d| (d.tag.backend.to_string(), d.tag.device.to_string())).unwrap_or_default();
     let kind = device.1.split(':').next().unwrap_or_default().to_owned();
     let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
     let config = HiveConfig {

@@ -4,9 +4,9 @@
 //! last bit in either direction is resampled.
 
 use super::{
-    Engine, Place,
+    Engine,
     device::{LoadProgress, Task},
-    mount::Want,
+    mount::{Mount, Want},
     pictures,
     session::{Enlarger, Session},
     shelf::Source,
@@ -36,7 +36,7 @@ impl Engine {
     /// A model and, if a job needs one, an upscaler beside it, both held from the same moment on.
     pub(super) fn hold_with_upscaler(
         &self,
-        place: &Place,
+        mount: &Arc<Mount>,
         model: &str,
         upscaler: Option<&str>,
         until: &Until,
@@ -46,7 +46,7 @@ impl Engine {
             (|| self.source(model), || self.upscaler_source(upscaler.unwrap_or_default()));
         let mut wants = vec![Want { key: model, task: Task::Diffusion, find: &find_model }];
         wants.extend(upscaler.map(|key| Want { key, task: Task::Upscaling, find: &find_upscaler }));
-        let mut leases = place.mount().hold(&wants, until, progress)?;
+        let mut leases = mount.hold(&wants, until, progress)?;
         let enlarger = if upscaler.is_some() { leases.pop().map(Enlarger::new).transpose()? } else { None };
         let lease = leases.pop().ok_or_else(|| Fault::internal("no model came"))?;
         Ok((Session::new(lease)?, enlarger))
@@ -54,14 +54,13 @@ impl Engine {
 
     fn hold_upscaler(
         &self,
-        place: &Place,
+        mount: &Arc<Mount>,
         name: &str,
         until: &Until,
         progress: &LoadProgress,
     ) -> Result<Enlarger, Fault> {
         let find = || self.upscaler_source(name);
-        let mut leases =
-            place.mount().hold(&[Want { key: name, task: Task::Upscaling, find: &find }], until, progress)?;
+        let mut leases = mount.hold(&[Want { key: name, task: Task::Upscaling, find: &find }], until, progress)?;
         Enlarger::new(leases.pop().ok_or_else(|| Fault::internal("no upscaler came"))?)
     }
 
@@ -80,14 +79,14 @@ impl Engine {
 }
 
 /// Runs a job that enlarges a picture.
-pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>, progress: &LoadProgress) -> Result<(), Fault> {
+pub(super) fn job(engine: &Engine, mount: &Arc<Mount>, job: &Arc<Job>, progress: &LoadProgress) -> Result<(), Fault> {
     let (spec, until, began) = (&job.spec, Until::of(job), Instant::now());
     let (Some(init), Some(upscale)) = (&spec.init, &spec.edit.upscale) else {
         return Err(Fault::internal("there is nothing to enlarge"));
     };
     let upscaler = &upscale.upscaler;
     let enlarger = match upscaler {
-        Upscaler::Model { name, .. } => Some(engine.hold_upscaler(place, name, &until, progress)?),
+        Upscaler::Model { name, .. } => Some(engine.hold_upscaler(mount, name, &until, progress)?),
         _ => None,
     };
     job.time(|t| t.load = began.elapsed());

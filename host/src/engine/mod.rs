@@ -19,13 +19,15 @@ mod run;
 mod session;
 mod shelf;
 mod spread;
+mod swap;
 mod tensor;
 mod text;
 mod tokens;
 mod until;
 
-pub use device::{Device, LoadProgress, LoadedModel};
+pub use device::{Device, LoadProgress, LoadedModel, Tag};
 pub use session::{Enlarger, Session};
+pub use swap::{Newcomer, Passed};
 pub(crate) use text::check as check_prompt;
 
 use crate::{
@@ -62,6 +64,10 @@ pub struct PlaceView {
     pub device: String,
     /// The plugin's id.
     pub backend: String,
+    /// The plugin's version.
+    pub version: String,
+    /// The name of the file that it was opened from.
+    pub file: String,
     /// The models on it, the one used last first.
     pub models: Vec<String>,
     /// Why no job runs there; `None` when they do.
@@ -80,6 +86,7 @@ pub struct Engine {
     /// Seconds a job took lately, as a moving mean, in milliseconds.
     mean_job_ms: AtomicUsize,
     idle_unload: Option<Duration>,
+    max_models: usize,
     lanes: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -106,6 +113,7 @@ impl Engine {
             running: AtomicUsize::new(0),
             mean_job_ms: AtomicUsize::new(1000),
             idle_unload,
+            max_models,
             lanes: Mutex::default(),
         });
         for place in &engine.places {
@@ -126,11 +134,17 @@ impl Engine {
 
     /// What each device is and holds.
     pub fn places(&self) -> Vec<PlaceView> {
-        let view = |p: &Arc<Place>| PlaceView {
-            device: p.label.clone(),
-            backend: p.mount().device.backend.to_string(),
-            models: p.mount().models(),
-            trouble: p.trouble(),
+        let view = |p: &Arc<Place>| {
+            let mount = p.mount();
+            let tag = &mount.device.tag;
+            PlaceView {
+                device: p.label.clone(),
+                backend: tag.backend.to_string(),
+                version: tag.version.to_string(),
+                file: tag.file.to_string(),
+                models: mount.models(),
+                trouble: p.trouble(),
+            }
         };
         self.places.iter().map(view).collect()
     }
@@ -205,13 +219,14 @@ impl Engine {
     }
 
     fn load_at(&self, place: &Place, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
-        let (since, was_there) = (Instant::now(), place.mount().holds(name, Task::Diffusion));
-        let loaded = match self.hold(place, name, &Until::default(), progress) {
+        let mount = place.mount();
+        let (since, was_there) = (Instant::now(), mount.holds(name, Task::Diffusion));
+        let loaded = match self.hold(&mount, name, &Until::default(), progress) {
             Ok(session) => session.loaded.clone(),
             Err(fault) => {
                 if is_death(fault.code) {
-                    place.mount().retire(None);
-                    place.tried(name, Some(&fault));
+                    mount.retire(None);
+                    place.tried(&mount, name, Some(&fault));
                 }
                 return Err(fault);
             }
@@ -257,6 +272,10 @@ impl Engine {
                     self.revive(place, &model);
                     continue;
                 }
+                Condition::Paused => {
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
                 Condition::Stuck | Condition::Broken => {
                     self.refuse_waiting();
                     std::thread::sleep(LOOK);
@@ -278,21 +297,18 @@ impl Engine {
     /// A free lane looks at the queue: its own device, and the others that work.
     fn looking(&self, place: &Place) -> Looking {
         let others = self.places.iter().filter(|p| p.label != place.label && p.trouble().is_none());
-        Looking {
-            works: place.trouble().is_none(),
-            mine: place.outlook(),
-            others: others.map(|p| p.outlook()).collect(),
-        }
+        Looking { works: place.takes_jobs(), mine: place.outlook(), others: others.map(|p| p.outlook()).collect() }
     }
 
     /// Tries whether the backend works again, by loading a model.
     fn revive(&self, place: &Place, model: &str) {
         let quiet: LoadProgress = Arc::new(|_, _| ());
-        let outcome = self.hold(place, model, &Until::default(), &quiet).map(|_| ());
-        if place.tried(model, outcome.as_ref().err()) {
+        let mount = place.mount();
+        let outcome = self.hold(&mount, model, &Until::default(), &quiet).map(|_| ());
+        if place.tried(&mount, model, outcome.as_ref().err()) {
             tracing::info!(device = place.label, "the backend works again");
         } else if let Err(fault) = &outcome {
-            place.mount().retire(None);
+            mount.retire(None);
             tracing::error!(device = place.label, message = %fault.message, "the backend does not come back; it is tried again");
         }
     }
@@ -366,12 +382,12 @@ impl Engine {
         }
     }
 
-    /// Runs a job, and takes down what its failure spoiled.
+    /// Runs a job, from its start to its end on one backend, and takes down what its failure spoiled.
     fn attempt(&self, place: &Place, job: &Arc<Job>) -> Outcome {
         let mount = place.mount();
         let task = if job.spec.operation == Operation::Upscale { Task::Upscaling } else { Task::Diffusion };
         let was_there = mount.holds(&job.spec.model, task);
-        match catch_unwind(AssertUnwindSafe(|| run::job(self, place, job))) {
+        match catch_unwind(AssertUnwindSafe(|| run::job(self, &mount, job))) {
             Ok(Ok(())) => {
                 let t = job.snapshot().timings;
                 if !was_there {
@@ -425,15 +441,15 @@ impl Engine {
     }
 
     /// Makes sure that a model is on the device, and keeps it there while the session lives.
-    fn hold(&self, place: &Place, name: &str, until: &Until, progress: &LoadProgress) -> Result<Session, Fault> {
-        let mut all = self.hold_all(place, &[name], until, progress)?;
+    fn hold(&self, mount: &Arc<Mount>, name: &str, until: &Until, progress: &LoadProgress) -> Result<Session, Fault> {
+        let mut all = self.hold_all(mount, &[name], until, progress)?;
         all.pop().ok_or_else(|| Fault::internal("no model came"))
     }
 
     /// The same for several models that one job needs at the same time. Whoever holds a session must not ask for more.
     fn hold_all(
         &self,
-        place: &Place,
+        mount: &Arc<Mount>,
         names: &[&str],
         until: &Until,
         progress: &LoadProgress,
@@ -441,7 +457,7 @@ impl Engine {
         let finders: Vec<_> = names.iter().map(|name| || self.source(name)).collect();
         let wants: Vec<Want<'_>> =
             names.iter().zip(&finders).map(|(key, find)| Want { key, task: Task::Diffusion, find }).collect();
-        place.mount().hold(&wants, until, progress)?.into_iter().map(Session::new).collect()
+        mount.hold(&wants, until, progress)?.into_iter().map(Session::new).collect()
     }
 
     fn source(&self, name: &str) -> Result<Source, Fault> {

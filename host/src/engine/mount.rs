@@ -12,7 +12,10 @@ use crate::{
 };
 use backend_api::ModelPlan;
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,6 +49,15 @@ impl Lease {
     /// Calls the model.
     pub(super) fn call<T>(&self, stop: Option<&AtomicBool>, make: impl FnOnce(Reply<T>) -> Call) -> Result<T, Fault> {
         self.mount.device.call(self.entry.id, stop, make)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Its models go with it, on the device's own thread.
+        for gone in self.shelf.entries() {
+            self.metrics.model_unloaded(&gone.key, &gone.source.fingerprint);
+        }
     }
 }
 
@@ -141,7 +153,7 @@ impl Mount {
             }
             match self.shelf.take_oldest() {
                 Some(old) => {
-                    tracing::info!(model = old.key, device = %self.device.label, "making room: taking a model down");
+                    tracing::info!(model = old.key, device = %self.device.tag.device, "making room: taking a model down");
                     self.unload(&old)?;
                     evicted.push(old);
                 }
@@ -161,12 +173,12 @@ impl Mount {
         stop: &Arc<AtomicBool>,
         progress: &LoadProgress,
     ) -> Result<(), Fault> {
-        tracing::info!(model = want.key, device = %self.device.label, "loading a model");
+        tracing::info!(model = want.key, device = %self.device.tag.device, "loading a model");
         let outcome = loop {
             let outcome = self.bring(want.key, want.task, &source, room::working(plan), stop, progress);
             let short = outcome.as_ref().is_err_and(|f| f.code == FaultCode::OutOfMemory);
             let Some(old) = short.then(|| self.shelf.take_oldest()).flatten() else { break outcome };
-            tracing::info!(model = old.key, device = %self.device.label, "out of memory: taking a model down");
+            tracing::info!(model = old.key, device = %self.device.tag.device, "out of memory: taking a model down");
             self.unload(&old)?;
             evicted.push(old);
         };
@@ -198,7 +210,7 @@ impl Mount {
         self.metrics.model_loaded(key, &source.fingerprint, since.elapsed());
         tracing::info!(
             model = key,
-            device = %self.device.label,
+            device = %self.device.tag.device,
             seconds = since.elapsed().as_secs_f64(),
             weights_bytes = memory.weights,
             "model loaded"
@@ -218,7 +230,7 @@ impl Mount {
     }
 
     /// Loads again what had been taken down in vain, the one used last first.
-    fn bring_back(&self, evicted: Vec<Entry>) {
+    pub(super) fn bring_back(&self, evicted: Vec<Entry>) {
         let quiet: LoadProgress = Arc::new(|_, _| ());
         for old in evicted.into_iter().rev() {
             match self.bring(&old.key, old.task, &old.source, old.working, &Arc::default(), &quiet) {
@@ -264,10 +276,29 @@ impl Mount {
     /// Takes down what nobody has used for so long.
     pub(super) fn take_down_idle(&self, limit: Duration) {
         for gone in self.shelf.take_idle(limit) {
-            tracing::info!(model = gone.key, device = %self.device.label, "idle; giving the model's memory back");
+            tracing::info!(model = gone.key, device = %self.device.tag.device, "idle; giving the model's memory back");
             if let Err(fault) = self.unload(&gone) {
                 tracing::warn!(code = fault.code.as_str(), "the idle model could not be dropped");
             }
+        }
+    }
+
+    /// Takes every model down, once nobody holds it. The error says that somebody did not let go in time.
+    pub(super) fn clear(&self, patience: Duration, stop: &AtomicBool) -> Result<Vec<Entry>, Fault> {
+        let (since, mut gone) = (Instant::now(), Vec::new());
+        loop {
+            while let Some(old) = self.shelf.take_oldest() {
+                self.unload(&old)?;
+                gone.push(old);
+            }
+            if self.shelf.is_all_mine(&[]) {
+                return Ok(gone);
+            }
+            if stop.load(Ordering::Acquire) || since.elapsed() > patience {
+                self.bring_back(gone);
+                return Err(Fault::new(FaultCode::OutOfMemory, "jobs hold the memory that is needed; try again later"));
+            }
+            self.shelf.pause();
         }
     }
 
@@ -287,7 +318,7 @@ impl Mount {
         let weights = self.shelf.entries().iter().map(|e| e.memory.weights).sum();
         let used = memory.device_total.saturating_sub(memory.device_free);
         for (state, bytes) in [("used", used), ("free", memory.device_free), ("model", weights)] {
-            self.metrics.device_memory(&self.device.label, state, bytes);
+            self.metrics.device_memory(&self.device.tag.device, state, bytes);
         }
         memory.weights
     }

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::fault::{Fault, FaultCode};
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -25,6 +28,18 @@ pub(super) struct Place {
     pub(super) pace: Pace,
     mount: RwLock<Arc<Mount>>,
     broken: Mutex<Option<Broken>>,
+    /// How many ask that no job be taken for now.
+    pauses: AtomicUsize,
+}
+
+/// While it lives no lane takes a job here; those that run go on.
+#[derive(Debug)]
+pub(super) struct Pause<'p>(&'p Place);
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.pauses.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A backend that did not come back.
@@ -44,6 +59,8 @@ pub(super) enum Condition {
     Fine,
     /// Nothing: a call in this process never came back.
     Stuck,
+    /// Nothing yet, and soon everything.
+    Paused,
     /// Nothing yet.
     Broken,
     /// Try the backend with this model; no other lane was told to.
@@ -57,13 +74,38 @@ pub(super) fn is_death(code: FaultCode) -> bool {
 
 impl Place {
     pub(super) fn new(mount: Arc<Mount>, lanes: usize) -> Self {
-        let label = mount.device.label.to_string();
-        Place { label, lanes, pace: Pace::default(), mount: RwLock::new(mount), broken: Mutex::default() }
+        let label = mount.device.tag.device.to_string();
+        Place {
+            label,
+            lanes,
+            pace: Pace::default(),
+            mount: RwLock::new(mount),
+            broken: Mutex::default(),
+            pauses: AtomicUsize::new(0),
+        }
     }
 
     /// The backend that serves here now.
     pub(super) fn mount(&self) -> Arc<Mount> {
         self.mount.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another backend in the place of the one that serves here, and answers that one. Whoever works with it goes on.
+    pub(super) fn replace(&self, mount: Arc<Mount>) -> Arc<Mount> {
+        let old = std::mem::replace(&mut *self.mount.write().unwrap_or_else(PoisonError::into_inner), mount);
+        *self.broken() = None;
+        old
+    }
+
+    /// Keeps lanes from taking jobs.
+    pub(super) fn pause(&self) -> Pause<'_> {
+        self.pauses.fetch_add(1, Ordering::AcqRel);
+        Pause(self)
+    }
+
+    /// Whether lanes take jobs.
+    pub(super) fn takes_jobs(&self) -> bool {
+        self.pauses.load(Ordering::Acquire) == 0 && self.trouble().is_none()
     }
 
     fn broken(&self) -> std::sync::MutexGuard<'_, Option<Broken>> {
@@ -88,6 +130,9 @@ impl Place {
         if self.mount().device.is_stuck() {
             return Condition::Stuck;
         }
+        if self.pauses.load(Ordering::Acquire) > 0 {
+            return Condition::Paused;
+        }
         match self.broken().as_mut() {
             None => Condition::Fine,
             Some(b) if b.next > Instant::now() => Condition::Broken,
@@ -99,8 +144,12 @@ impl Place {
         }
     }
 
-    /// The backend was tried with a model: says whether it works from now on.
-    pub(super) fn tried(&self, model: &str, failure: Option<&Fault>) -> bool {
+    /// The backend was tried with a model: says whether the place works from now on. It does when another one has taken
+    /// over meanwhile.
+    pub(super) fn tried(&self, mount: &Arc<Mount>, model: &str, failure: Option<&Fault>) -> bool {
+        if !Arc::ptr_eq(mount, &self.mount()) {
+            return true;
+        }
         let mut broken = self.broken();
         match failure {
             Some(fault) if is_death(fault.code) || fault.code == FaultCode::BackendError => {

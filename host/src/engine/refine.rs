@@ -5,8 +5,9 @@
 //! noise.
 
 use super::{
-    Engine, Place,
+    Engine,
     device::LoadProgress,
+    mount::Mount,
     pictures,
     run::{Drawn, Guides, Run, Steps, Unfinished, denoise},
     until::Until,
@@ -42,7 +43,7 @@ pub(super) struct Rest<'a> {
 /// room must not keep any.
 pub(super) fn finish(
     engine: &Engine,
-    place: &Place,
+    mount: &Arc<Mount>,
     rest: &Rest<'_>,
     unfinished: Vec<Unfinished>,
     progress: &LoadProgress,
@@ -50,7 +51,7 @@ pub(super) fn finish(
     let (job, spec) = (rest.job, &rest.job.spec);
     let Some(refiner) = &spec.refiner else { return Ok(()) };
     let loading = Instant::now();
-    let session = engine.hold(place, &refiner.model, &rest.until, progress)?;
+    let session = engine.hold(mount, &refiner.model, &rest.until, progress)?;
     let model = engine.library.lookup(&refiner.model)?;
     job.time(|t| t.load += loading.elapsed());
     let run = Run {

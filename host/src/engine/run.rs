@@ -1,11 +1,12 @@
 //! The run of one job: texts, noise, steps, pictures.
 
 use super::{
-    Engine, Place,
+    Engine,
     canvas::Canvas,
     device::{LoadProgress, LoadedModel},
     enlarge,
     hires::Second,
+    mount::Mount,
     pictures, preview,
     refine::{self, Rest},
     session::{Enlarger, Session},
@@ -136,8 +137,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Runs a job to its pictures.
-pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), Fault> {
+/// Runs a job to its pictures, all of it on one backend.
+pub(super) fn job(engine: &Engine, mount: &Arc<Mount>, job: &Arc<Job>) -> Result<(), Fault> {
     let spec = &job.spec;
     let until = Until::of(job);
     let began = Instant::now();
@@ -155,10 +156,10 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
         }
     });
     if spec.operation == Operation::Upscale {
-        return enlarge::job(engine, place, job, &progress);
+        return enlarge::job(engine, mount, job, &progress);
     }
     let upscaler = spec.edit.hires.as_ref().and_then(|hires| hires.upscaler.model());
-    let (session, enlarger) = engine.hold_with_upscaler(place, &spec.model, upscaler, &until, &progress)?;
+    let (session, enlarger) = engine.hold_with_upscaler(mount, &spec.model, upscaler, &until, &progress)?;
     let model = engine.library.lookup(&spec.model)?;
     job.time(|t| t.load = began.elapsed());
     let run = Run {
@@ -188,7 +189,7 @@ pub(super) fn job(engine: &Engine, place: &Place, job: &Arc<Job>) -> Result<(), 
     let rest = Rest { job, named: &model, until: run.until.clone(), shape: run.shape(1) };
     // The next model may need this one's place.
     drop((session, enlarger));
-    refine::finish(engine, place, &rest, unfinished, &progress)
+    refine::finish(engine, mount, &rest, unfinished, &progress)
 }
 
 /// Pictures whose latents wait for another model.

@@ -263,7 +263,7 @@ impl Worker {
     }
 
     fn open(&mut self, device: &HwDevice, options: &Pairs) -> Result<Reply, AbiError> {
-        let library = load::open(&self.path).map_err(|e| AbiError::internal(e.to_string()))?;
+        let library = load::open(&self.path).map_err(|e| AbiError::internal(reason(&e)))?;
         let sink = Arc::clone(&self.common);
         let host = crate::host_ref(move |level, target, message| sink.log(level, target, message));
         let options = wire::params(options);
@@ -322,15 +322,19 @@ fn limit_memory(room: u64) -> Result<(), AbiError> {
     }
 }
 
-fn refused(error: PluginError) -> Reply {
-    let reason = match &error {
+/// What is wrong, without the file's name: the host knows it, and here it may be that of a descriptor.
+fn reason(error: &PluginError) -> String {
+    match error {
         PluginError::NotALibrary { reason, .. }
         | PluginError::Loader { reason, .. }
         | PluginError::Interface { reason, .. }
         | PluginError::Misbehaved { reason, .. } => reason.clone(),
         other => other.to_string(),
-    };
-    Reply::Refused { code: error.code().to_owned(), reason }
+    }
+}
+
+fn refused(error: PluginError) -> Reply {
+    Reply::Refused { code: error.code().to_owned(), reason: reason(&error) }
 }
 
 fn outside() -> AbiError {

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     PluginError,
     load::{self, Description},
+    pinned::Pinned,
 };
 use backend_api::HwDevice;
 use serde::{Deserialize, Serialize};
@@ -22,22 +23,27 @@ use std::{
 
 /// Asks a library in this process.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn probe(_: &[OsString], path: &Path, hardware: &[HwDevice], _: Limits) -> Result<Description, PluginError> {
-    load::describe(load::open(path)?, path, hardware)
+pub(crate) fn probe(
+    _: &[OsString],
+    library: &Pinned,
+    hardware: &[HwDevice],
+    _: Limits,
+) -> Result<Description, PluginError> {
+    load::describe(load::open(library.path())?, library.path(), hardware)
 }
 
 /// Asks a library in a child of its own.
 #[cfg(target_os = "linux")]
 pub(crate) fn probe(
     command: &[OsString],
-    path: &Path,
+    library: &Pinned,
     hardware: &[HwDevice],
     limits: Limits,
 ) -> Result<Description, PluginError> {
-    let file = load::file_name(path);
+    let file = load::file_name(library.path());
     let failed = |reason: String| PluginError::Child { file: file.clone(), reason };
     let host = crate::host_ref(|_, _, _| ());
-    let process = Process::spawn(command, path, 0, limits, host)
+    let process = Process::spawn(command, library, 0, limits, host)
         .map_err(|e| failed(format!("its process does not start: {}", e.kind())))?;
     let request = Request::Probe { hardware: hardware.iter().map(Into::into).collect() };
     let answer = process.call(&request, None, Patience::Progress(limits.probe));

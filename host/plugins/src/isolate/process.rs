@@ -6,7 +6,7 @@ use super::{
     signal_name,
     wire::{self, FROM_CHILD, Reply, Request, receive, send},
 };
-use crate::error::clean;
+use crate::{error::clean, pinned::Pinned};
 use backend_api::{AbiError, Code, Ctl, HostRef, LogLevel, Stage};
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use std::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt, process::ExitStatusExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -51,6 +51,15 @@ pub(super) enum Patience {
     Progress(Duration),
     /// A step over so many elements: by the slowest so far.
     Step(usize),
+}
+
+/// What the loader searches for a library that is opened without its folder: that folder first.
+fn beside(library: &Pinned) -> OsString {
+    let mut folders: Vec<PathBuf> = library.path().parent().map(Path::to_owned).into_iter().collect();
+    if let Some(more) = std::env::var_os("LD_LIBRARY_PATH") {
+        folders.extend(std::env::split_paths(&more));
+    }
+    std::env::join_paths(folders).unwrap_or_default()
 }
 
 /// What the reader threads and the callers share.
@@ -91,7 +100,7 @@ impl Process {
     /// its environment.
     pub(super) fn spawn(
         command: &[OsString],
-        library: &Path,
+        library: &Pinned,
         number: u64,
         limits: Limits,
         host: HostRef,
@@ -100,10 +109,19 @@ impl Process {
         let (work, work_child) = UnixStream::pair()?;
         let (side, side_child) = UnixStream::pair()?;
         let tensors: OwnedFd = shared::create()?;
-        let inherited = [work_child.as_raw_fd(), side_child.as_raw_fd(), tensors.as_raw_fd()];
+        let sockets = [work_child.as_raw_fd(), side_child.as_raw_fd(), tensors.as_raw_fd()];
+        let mut inherited = sockets.to_vec();
         let mut start = Command::new(program);
-        start.args(arguments).arg(inherited.map(|fd| fd.to_string()).join(",")).arg(library);
+        start.args(arguments).arg(sockets.map(|fd| fd.to_string()).join(","));
         start.env("SD_PLUGIN_PROCESS", number.to_string()).current_dir("/");
+        if library.in_place() {
+            start.arg(library.path());
+        } else {
+            // Another file lies there now, which was not checked yet or failed its check.
+            let held = library.file().as_raw_fd();
+            inherited.push(held);
+            start.arg(format!("/proc/self/fd/{held}")).env("LD_LIBRARY_PATH", beside(library));
+        }
         if let Some(room) = limits.room {
             start.env(ROOM, room.to_string());
         }

@@ -5,6 +5,7 @@ use super::{
     process::{Layout, Patience, Process, locked},
     wire::{self, Input, Item, Reply, Request, Tensor},
 };
+use crate::pinned::Pinned;
 use backend_api::{
     AbiError, Backend, Backend_TO, BackendBox, Code, Ctl, Diffusion, Diffusion_TO, DiffusionOpen, HostRef, HwDevice,
     LlmOpen, MemReport, Model, Model_TO, ModelBox, ModelPlan, ModelSource, Param, PredictItem, Res, StepStats,
@@ -16,7 +17,6 @@ use backend_api::{
 };
 use std::{
     ffi::OsString,
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -27,7 +27,7 @@ use std::{
 /// What it takes to start a child for a device again and again.
 pub(crate) struct Spec {
     pub(crate) command: Vec<OsString>,
-    pub(crate) library: PathBuf,
+    pub(crate) library: Arc<Pinned>,
     pub(crate) device: HwDevice,
     pub(crate) options: Vec<Param>,
     pub(crate) host: HostRef,

@@ -3,7 +3,7 @@
 mod alone;
 mod flags;
 mod interrupt;
-mod remote;
+pub(super) mod remote;
 mod watch;
 
 use super::{

@@ -23,7 +23,7 @@ pub(super) fn draw(
     mut fields: Map<String, Value>,
     watch: &mut Watch<'_>,
 ) -> Result<Vec<Drawn>, Fault> {
-    let worker = Worker::new(url, args)?;
+    let worker = Worker::new(url, args.token.as_deref(), args.token_file.as_deref())?;
     if let Some(model) = &args.models.model {
         fields.insert("model".to_owned(), model.as_str().into());
     }
@@ -80,21 +80,22 @@ fn fault(error: &Value) -> Fault {
 
 /// A worker somewhere.
 #[derive(Clone)]
-struct Worker {
+pub(in crate::cli) struct Worker {
     base: String,
     agent: ureq::Agent,
     authorization: Option<String>,
 }
 
 impl Worker {
-    fn new(url: &str, args: &GenerateArgs) -> Result<Worker, Fault> {
+    /// The worker at a base URL, with a token or the first one of a file.
+    pub(in crate::cli) fn new(url: &str, token: Option<&str>, file: Option<&Path>) -> Result<Worker, Fault> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(Duration::from_secs(10)))
             .build();
-        let token = match (&args.token, &args.token_file) {
-            (Some(token), _) => Some(token.clone()),
+        let token = match (token, file) {
+            (Some(token), _) => Some(token.to_owned()),
             (None, Some(file)) => Some(first_token(file)?),
             (None, None) => None,
         };
@@ -114,7 +115,8 @@ impl Worker {
         self.checked(request.call().map_err(|e| self.lost(&e))?)
     }
 
-    fn send(&self, path: &str, body: &[u8]) -> Result<Value, Fault> {
+    /// Posts JSON and answers the JSON that comes back.
+    pub(in crate::cli) fn send(&self, path: &str, body: &[u8]) -> Result<Value, Fault> {
         let mut request = self.agent.post(format!("{}{path}", self.base)).header("content-type", "application/json");
         if let Some(value) = &self.authorization {
             request = request.header("authorization", value);

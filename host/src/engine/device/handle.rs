@@ -15,13 +15,24 @@ use std::{
 /// Commands that may wait for one device. Lanes wait for each answer, so more than their number never stand here.
 const MAX_COMMANDS: usize = 256;
 
+/// Which plugin drives which device.
+#[derive(Debug, Clone)]
+pub struct Tag {
+    /// A label such as `cpu` or `cuda:0`.
+    pub device: Arc<str>,
+    /// The plugin's id.
+    pub backend: Arc<str>,
+    /// The plugin's version.
+    pub version: Arc<str>,
+    /// The name of the file that it was opened from.
+    pub file: Arc<str>,
+}
+
 /// A device. When the last clone goes, its thread drops all models and the backend, and ends.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// A label such as `cpu` or `cuda:0`.
-    pub label: Arc<str>,
-    /// The plugin's id.
-    pub backend: Arc<str>,
+    /// What it is.
+    pub tag: Tag,
     commands: mpsc::SyncSender<Command>,
     pulse: Arc<Pulse>,
     call_limit: Duration,
@@ -32,7 +43,7 @@ impl Device {
     /// longest a single call may take before the device counts as hung.
     pub fn start<E, T>(
         call_limit: Duration,
-        open: impl FnOnce() -> Result<(BackendBox, String, String, T), E> + Send + 'static,
+        open: impl FnOnce() -> Result<(BackendBox, Tag, T), E> + Send + 'static,
     ) -> Result<(Device, T), Fault>
     where
         E: Send + 'static,
@@ -46,7 +57,7 @@ impl Device {
         std::thread::Builder::new()
             .name("device".to_owned())
             .spawn(move || {
-                let (backend, id, label, fact) = match open() {
+                let (backend, tag, fact) = match open() {
                     Ok(parts) => parts,
                     Err(error) => {
                         // Whoever asked waits for exactly this answer.
@@ -54,14 +65,13 @@ impl Device {
                         return;
                     }
                 };
-                if opened.send(Ok((id, label, fact))).is_ok() {
+                if opened.send(Ok((tag, fact))).is_ok() {
                     Worker::new(backend).run(&inbox, &beating);
                 }
             })
             .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
-        let (id, label, fact) =
-            answer.recv().map_err(|_| Fault::internal("the device's thread ended while opening"))??;
-        Ok((Device { label: label.into(), backend: id.into(), commands, pulse, call_limit }, fact))
+        let (tag, fact) = answer.recv().map_err(|_| Fault::internal("the device's thread ended while opening"))??;
+        Ok((Device { tag, commands, pulse, call_limit }, fact))
     }
 
     /// The same device with another limit for a single call.

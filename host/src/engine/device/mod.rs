@@ -9,7 +9,7 @@ mod model;
 mod pulse;
 mod thread;
 
-pub use handle::Device;
+pub use handle::{Device, Tag};
 
 use super::{
     tensor::{Item, Latents},
