@@ -417,7 +417,8 @@ fn search(args: &BackendArgs, call_limit: Option<Duration>) -> (Search, Choice) 
     let dirs = args.plugin_dir.clone();
     // A library that is named by its path is taken beside those that are found.
     let files = args.backend.iter().filter(|wish| sd_plugins::is_path(wish)).map(PathBuf::from).collect();
-    let search = Search { dirs, files, isolate, child, limits, cache: cache_dir(), ..Search::default() };
+    let manifest = args.plugin_manifest.clone();
+    let search = Search { dirs, files, manifest, isolate, child, limits, cache: cache_dir(), ..Search::default() };
     let options = args.backend_option.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| Param::new(k, v)).collect();
     (search, Choice { backend: args.backend.clone(), device: args.device.clone(), options })
 }

@@ -40,6 +40,7 @@ impl Desk {
     pub fn new(models: &[PathBuf]) -> Result<Desk, Fault> {
         let backends = BackendArgs {
             plugin_dir: Vec::new(),
+            plugin_manifest: None,
             backend: None,
             device: None,
             backend_option: Vec::new(),

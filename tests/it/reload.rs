@@ -181,6 +181,37 @@ fn a_new_version_waits_for_memory_when_both_do_not_fit() {
 }
 
 #[test]
+fn a_manifest_says_which_versions_may_run() {
+    let plugins = Plugins::new();
+    plugins.put("rogue", "rogue", Plugins::build(1));
+    let manifest = plugins.path().with_file_name("plugins.sha256");
+    let list = || {
+        let sums = std::process::Command::new("sha256sum").arg(plugins.file(FILE)).output().unwrap();
+        std::fs::write(&manifest, sums.stdout).unwrap();
+    };
+    list();
+    let dir = plugins.path();
+    let args = ["--backend", "rogue", "--plugin-dir", dir.to_str().unwrap()];
+    let mut env = plugins.env();
+    env.push(("SD_WORKER_PLUGIN_MANIFEST".to_owned(), manifest.to_str().unwrap().to_owned()));
+    let worker = Worker::start(&WorkerOptions { env, ..WorkerOptions::args(&args) });
+    let client = worker.client();
+    plugins.put("rogue", "rogue", Plugins::build(2));
+    let told = change(&reload(&client));
+    assert_eq!((&told["outcome"], &told["unfit"][0]["code"]), (&json!("kept"), &json!("plugin_untrusted")), "{told}");
+    assert!(told["unfit"][0]["reason"].as_str().unwrap().contains("the manifest plugins.sha256"), "{told}");
+    list();
+    assert_eq!(change(&reload(&client))["outcome"], "switched");
+    let refused = std::process::Command::new(program("sd-worker"))
+        .args(["--port", "0", "--backend", "rogue", "--plugin-manifest", "/nowhere/list", "--plugin-dir"])
+        .arg(&dir)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("there is no backend `rogue`"), "{text}");
+}
+
+#[test]
 fn a_mended_version_heals_a_broken_device() {
     let (worker, plugins) = worker("always", "segv@load", &[]);
     let client = worker.client();

@@ -43,6 +43,8 @@ pub struct Search {
     pub files: Vec<PathBuf>,
     /// Who may own the libraries.
     pub trust: Trust,
+    /// A list of SHA-256 checksums in the format of `sha256sum`: what it does not list, or lists otherwise, is refused.
+    pub manifest: Option<PathBuf>,
     /// When to isolate. Counts only with [`Search::child`].
     pub isolate: Isolate,
     /// The command that runs [`crate::child_main`], to which arguments are appended. `None` = everything in this process.
@@ -442,7 +444,7 @@ fn examine(
     needs: &[String],
 ) -> Result<Description, PluginError> {
     let path = library.path();
-    trust::check(path, search.trust)?;
+    trust::check(path, search.trust, search.manifest.as_deref())?;
     let lacks = hardware::lacking(needs, hardware);
     if !lacks.is_empty() {
         return Err(PluginError::Unfit { file: file_name(path), lacks });

@@ -11,6 +11,9 @@ use std::{
 /// The name of the optional list of checksums beside the libraries, in the format of `sha256sum`.
 pub(crate) const MANIFEST: &str = "SHA256SUMS";
 
+/// The longest list that is read, in bytes.
+const MOST: u64 = 1 << 20;
+
 /// How strict the check is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Trust {
@@ -22,20 +25,28 @@ pub enum Trust {
 }
 
 /// Checks a library at its canonical path. Places where the program itself lies are not checked: whoever can write there
-/// can replace the program.
-pub(crate) fn check(path: &Path, trust: Trust) -> Result<(), PluginError> {
+/// can replace the program. `named` is a list of checksums that the operator named; the one beside the library counts too.
+pub(crate) fn check(path: &Path, trust: Trust, named: Option<&Path>) -> Result<(), PluginError> {
     if trust == Trust::Owners {
         let exe = std::env::current_exe().and_then(std::fs::canonicalize).ok();
         owners(path, exe.as_deref())?;
     }
-    match manifest(path)? {
-        Some(wanted) if sha256(path)? != wanted => Err(untrusted(
-            path,
-            format!("its SHA-256 is not the one in {MANIFEST}"),
-            format!("copy the library again, or correct {MANIFEST}"),
-        )),
-        _ => Ok(()),
+    let mut lists = vec![List { file: path.with_file_name(MANIFEST), named: false }];
+    lists.extend(named.map(|list| List { file: list.to_owned(), named: true }));
+    let mut sum = None;
+    for list in lists {
+        let Some(wanted) = list.sums(path, trust)? else { continue };
+        let sum = match &sum {
+            Some(sum) => sum,
+            None => sum.insert(sha256(path)?),
+        };
+        if !wanted.contains(sum) {
+            let name = list.name();
+            let remedy = format!("copy the library again, or correct {name}");
+            return Err(untrusted(path, format!("its SHA-256 is not the one in {name}"), remedy));
+        }
     }
+    Ok(())
 }
 
 pub(crate) fn untrusted(path: &Path, reason: String, remedy: String) -> PluginError {
@@ -81,42 +92,66 @@ fn owners(_: &Path, _: Option<&Path>) -> Result<(), PluginError> {
     Ok(())
 }
 
-/// The checksum that the list asks for; `None` when there is no list. A list that lacks the file refuses it.
-fn manifest(path: &Path) -> Result<Option<String>, PluginError> {
-    let list: PathBuf = path.with_file_name(MANIFEST);
-    let mut text = String::new();
-    match File::open(&list) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => {
-            return Err(untrusted(
-                path,
-                format!("{MANIFEST} cannot be read: {}", e.kind()),
-                "make it readable".to_owned(),
-            ));
-        }
-        Ok(file) => {
-            let read = file.take(1 << 20).read_to_string(&mut text);
-            read.map_err(|_| untrusted(path, format!("{MANIFEST} is no text"), "write it with sha256sum".to_owned()))?;
-        }
+/// A list of checksums.
+struct List {
+    file: PathBuf,
+    /// The operator named it: it must be there, and its entries may name folders.
+    named: bool,
+}
+
+impl List {
+    /// What people call it.
+    fn name(&self) -> String {
+        if self.named { format!("the manifest {}", crate::load::file_name(&self.file)) } else { MANIFEST.to_owned() }
     }
-    match listed(&text, &crate::load::file_name(path)) {
-        Some(hash) => Ok(Some(hash)),
-        None => Err(untrusted(
-            path,
-            format!("it is not listed in {MANIFEST}"),
-            format!("add it to {MANIFEST} with sha256sum"),
-        )),
+
+    /// The checksums that it has for a library; `None` when there is no list and none was named. A list that lacks the
+    /// file refuses it.
+    fn sums(&self, path: &Path, trust: Trust) -> Result<Option<Vec<String>>, PluginError> {
+        let name = self.name();
+        let file = match File::open(&self.file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !self.named => return Ok(None),
+            Err(e) => {
+                let remedy =
+                    if self.named { "name a readable file with --plugin-manifest" } else { "make it readable" };
+                return Err(untrusted(path, format!("{name} cannot be read: {}", e.kind()), remedy.to_owned()));
+            }
+            Ok(file) => file,
+        };
+        if self.named && trust == Trust::Owners {
+            // Whoever may change the list may change what it lets in.
+            let list = std::fs::canonicalize(&self.file).unwrap_or_else(|_| self.file.clone());
+            owners(&list, None).map_err(|e| untrusted(path, format!("the manifest {e}"), e.remedy()))?;
+        }
+        let mut text = String::new();
+        let read = file.take(MOST).read_to_string(&mut text);
+        read.map_err(|_| untrusted(path, format!("{name} is no text"), "write it with sha256sum".to_owned()))?;
+        let mut sums: Vec<String> = listed(&text, &crate::load::file_name(path)).into_iter().collect();
+        if self.named {
+            // Relative to the list's own folder, as `sha256sum --check` reads it there.
+            let folder = self.file.parent().unwrap_or(Path::new(""));
+            let here = |entry: &str| std::fs::canonicalize(folder.join(entry)).is_ok_and(|entry| entry == path);
+            sums.extend(entries(&text).filter(|(_, entry)| entry.contains('/') && here(entry)).map(|(sum, _)| sum));
+        }
+        if sums.is_empty() {
+            let remedy = format!("add it to {name} with sha256sum");
+            return Err(untrusted(path, format!("it is not listed in {name}"), remedy));
+        }
+        Ok(Some(sums))
     }
+}
+
+/// The checksums and names of a list in the format of `sha256sum`.
+fn entries(list: &str) -> impl Iterator<Item = (String, &str)> {
+    let lines = list.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    // The second column is ` name` or `*name`.
+    lines.map(|(sum, file)| (sum.to_ascii_lowercase(), file.trim_start_matches([' ', '*']).trim_end()))
 }
 
 /// The checksum that a list in the format of `sha256sum` has for a file.
 #[doc(hidden)]
 pub fn listed(list: &str, name: &str) -> Option<String> {
-    list.lines()
-        .filter_map(|line| line.split_once(char::is_whitespace))
-        // The second column is ` name` or `*name`.
-        .find(|(_, file)| file.trim_start_matches([' ', '*']).trim_end() == name)
-        .map(|(hash, _)| hash.to_ascii_lowercase())
+    entries(list).find(|(_, file)| *file == name).map(|(sum, _)| sum)
 }
 
 fn sha256(path: &Path) -> Result<String, PluginError> {

@@ -134,6 +134,50 @@ fn permissions_and_checksums_are_held() {
 }
 
 #[test]
+fn a_named_manifest_is_held() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, other) = (common::folder(&["gauss"]), common::folder(&["gauss"]));
+    let home = tempfile::tempdir().unwrap();
+    let manifest = home.path().join("plugins.sha256");
+    let file = dir.path().join("libsd_backend_gauss.so");
+    for folder in [dir.path(), other.path(), home.path()] {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let check = |folder: &std::path::Path, wanted: State, words: &str| {
+        let search = Search { trust: Trust::Owners, manifest: Some(manifest.clone()), ..common::search(folder) };
+        let report = Catalog::scan(&search).report(&named("gauss", &[]));
+        let plugin = &report.plugins[0];
+        assert_eq!(plugin.state, wanted, "{}", plugin.reason);
+        assert!(plugin.reason.contains(words), "{}", plugin.reason);
+        assert_eq!(plugin.code.is_some(), wanted == State::Refused);
+        assert!(wanted != State::Refused || plugin.remedy.as_ref().is_some_and(|r| !r.is_empty()));
+        assert!(!plugin.reason.contains(home.path().to_str().unwrap()), "{}", plugin.reason);
+    };
+    check(dir.path(), State::Refused, "the manifest plugins.sha256 cannot be read");
+    std::fs::write(&manifest, "").unwrap();
+    check(dir.path(), State::Refused, "it is not listed in the manifest plugins.sha256");
+    let bare = std::process::Command::new("sha256sum").arg("libsd_backend_gauss.so").current_dir(dir.path()).output();
+    let bare = String::from_utf8(bare.unwrap().stdout).unwrap();
+    std::fs::write(&manifest, &bare).unwrap();
+    check(dir.path(), State::Chosen, "");
+    check(other.path(), State::Chosen, "");
+    // An entry with a folder speaks of that file alone.
+    let full = String::from_utf8(std::process::Command::new("sha256sum").arg(&file).output().unwrap().stdout).unwrap();
+    std::fs::write(&manifest, &full).unwrap();
+    check(dir.path(), State::Chosen, "");
+    check(other.path(), State::Refused, "it is not listed");
+    std::fs::write(&manifest, full.replace(&full[..64], &"0".repeat(64))).unwrap();
+    check(dir.path(), State::Refused, "its SHA-256 is not the one in the manifest plugins.sha256");
+    // The list beside the library counts too.
+    std::fs::write(&manifest, &bare).unwrap();
+    std::fs::write(dir.path().join("SHA256SUMS"), bare.replace(&bare[..64], &"0".repeat(64))).unwrap();
+    check(dir.path(), State::Refused, "not the one in SHA256SUMS");
+    std::fs::remove_file(dir.path().join("SHA256SUMS")).unwrap();
+    std::fs::set_permissions(&manifest, std::fs::Permissions::from_mode(0o646)).unwrap();
+    check(dir.path(), State::Refused, "the manifest plugins.sha256: anyone may change this file");
+}
+
+#[test]
 fn a_load_stops_when_cancelled() {
     let dir = common::folder(&["gauss"]);
     let gauss = open(&Catalog::scan(&common::search(dir.path())), &named("gauss", &[])).unwrap();

@@ -149,6 +149,7 @@ fn reference(args: &CheckArgs) -> Result<Option<Opened>, Fault> {
     }
     let wanted = BackendArgs {
         plugin_dir: args.plugin_dir.clone(),
+        plugin_manifest: None,
         backend: Some(args.reference.clone()),
         device: None,
         backend_option: Vec::new(),

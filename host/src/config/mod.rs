@@ -60,6 +60,9 @@ pub struct BackendArgs {
     /// program's own folder
     #[arg(long, env = "SD_WORKER_PLUGIN_DIR", value_delimiter = ':')]
     pub plugin_dir: Vec<PathBuf>,
+    /// A file with SHA-256 checksums, as sha256sum writes it: plugins that it does not list, or lists otherwise, are refused
+    #[arg(long, env = "SD_WORKER_PLUGIN_MANIFEST", value_name = "FILE")]
+    pub plugin_manifest: Option<PathBuf>,
     /// Use this plugin instead of the best for the hardware (see `sd-worker backend list`): an id, the `x-y` of one
     /// `libsd_backend_x_y` among several builds, or a library's path
     #[arg(long, env = "SD_WORKER_BACKEND")]
