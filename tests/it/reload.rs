@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use crate::support::{ends_as, eventually};
-use sd_tests::{Answer, Client, Plugins, Worker, WorkerOptions, program};
+use sd_tests::{Answer, Client, Plugins, Worker, WorkerOptions, bundled_models, program};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -205,6 +205,8 @@ fn a_manifest_says_which_versions_may_run() {
     let refused = std::process::Command::new(program("sd-worker"))
         .args(["--port", "0", "--backend", "rogue", "--plugin-manifest", "/nowhere/list", "--plugin-dir"])
         .arg(&dir)
+        .arg("--models-dir")
+        .arg(bundled_models())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&refused.stderr);
