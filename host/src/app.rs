@@ -1,7 +1,7 @@
 //! The parts of a running worker, put together.
 
 use crate::{
-    api::{self, ApiError, SdOptions},
+    api::{self, ApiError, SdOptions, Turns},
     backends::Plugins,
     clerk::Clerk,
     config::{BackendArgs, Config, Isolate, Limits, ModelArgs, StateFolder},
@@ -78,6 +78,8 @@ pub struct App {
     pub plugins: Plugins,
     /// What A1111 clients have set.
     pub(crate) sdapi_options: SdOptions,
+    /// Requests with an idempotency key that are being taken.
+    pub(crate) turns: Turns,
     default_model: Mutex<String>,
     starting: AtomicBool,
     start_fault: Mutex<Option<Fault>>,
@@ -187,6 +189,7 @@ impl App {
             patience: settings.patience,
             plugins,
             sdapi_options: SdOptions::default(),
+            turns: Turns::default(),
             default_model: Mutex::new(model),
             starting: AtomicBool::new(true),
             start_fault: Mutex::new(None),

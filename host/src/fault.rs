@@ -69,6 +69,8 @@ codes! {
     Conflict = "conflict", 409, false;
     /// The job or picture was here and its time is over.
     Gone = "gone", 410, false;
+    /// The `Idempotency-Key` was sent before with another request.
+    IdempotencyMismatch = "idempotency_mismatch", 422, false;
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413, false;
     /// The content type is not the one that is needed.

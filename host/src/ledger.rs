@@ -6,7 +6,7 @@
 
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Ending, Job, JobId, JobSpec, JobState, Keeper, Operation, Origin, OutputFormat, Past, Picture, view},
+    jobs::{Ending, Idempotency, Job, JobId, JobSpec, JobState, Keeper, Operation, Origin, OutputFormat, Past, Picture, view},
     store::{self, JobRecord, ListFilter, NewImage, NewJob, Recovery, Store, StoreError, StoreHandle, StoreOptions},
 };
 use bytes::Bytes;
@@ -102,13 +102,20 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn accept(&self, job: &Job, request: String, key: Option<String>) -> Result<Option<Kept>, StoreError> {
+    pub async fn accept(
+        &self,
+        job: &Job,
+        request: String,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Option<Kept>, StoreError> {
+        let (idempotency_key, fingerprint) = idempotency.map(|i| (i.key, i.fingerprint)).unzip();
         let new = NewJob {
             id: job.id.to_string(),
             request,
             owner: job.owner.clone(),
             priority: i32::from(job.spec.priority),
-            idempotency_key: key,
+            idempotency_key,
+            fingerprint,
             webhook: job.spec.webhook.clone(),
         };
         Ok(self.heed(self.store.insert(new).await)?.err().map(Kept::of))

@@ -9,7 +9,7 @@ const ONE: &str = "one-0123456789abcdef";
 const TWO: &str = "two-0123456789abcdef";
 
 /// A worker with two keys, and a client for each.
-fn two_keys(step_ms: u32, more: &[&str]) -> (Worker, Client, Client) {
+pub(crate) fn two_keys(step_ms: u32, more: &[&str]) -> (Worker, Client, Client) {
     let mut options = gauss(step_ms, more);
     options.env.push(("SD_WORKER_TOKENS".to_owned(), format!("one:{ONE},two:{TWO}")));
     let worker = Worker::start(&options);

@@ -17,6 +17,7 @@ mod footprint; // many swaps, and the size of the idle worker
 mod generate; // drawing from the command line, pictures in terminals
 mod hires; // second passes against two requests and against diffusers
 mod hub; // models that are fetched when a job names them
+mod idempotency; // requests that are sent again
 mod images; // pictures of requests: bombs, damage, links, other programs' files
 mod keys; // turns, rates and ids of several keys
 mod lifecycle; // cancel, disconnect, full queue, shutdown

@@ -66,7 +66,11 @@ fn a_killed_worker_comes_back_to_everything_it_had() {
     assert_eq!(picture(&client, &done), before, "the same picture, to the byte");
     assert_eq!(client.get(&format!("/v1/jobs/{done}")).json()["images"][0]["seed"], 7);
     let again = client.clone().with_header("idempotency-key", "the-first");
-    assert_eq!(again.submit(&json!({ "prompt": "x" })), done, "keys outlive the program");
+    let first = json!({ "prompt": "x", "steps": 2, "seed": 7 });
+    assert_eq!(again.submit(&first), done, "keys outlive the program");
+    let other = again.post("/v1/jobs", &json!({ "prompt": "x", "steps": 2, "seed": 8 }));
+    let told = other.json();
+    assert_eq!((other.status, &told["error"]["code"]), (422, &json!("idempotency_mismatch")), "and what they stand for");
     let late = client.events(&done, last_seen - 1).rest();
     assert_eq!((late.len(), ends_as(&late)), (1, "complete"), "the last event keeps its number");
     assert!(client.events(&done, last_seen).rest().is_empty(), "whoever has it gets the marker alone");
@@ -176,7 +180,7 @@ fn twenty_kills_lose_and_damage_nothing() {
     for (job, key) in &jobs {
         let state = wait_end(&client, job);
         let again = client.clone().with_header("idempotency-key", key);
-        assert_eq!(&again.submit(&json!({ "prompt": "x" })), job);
+        assert_eq!(&again.submit(&json!({ "prompt": "x", "steps": 6, "n": 2 })), job);
         if state == "completed" {
             complete += 1;
             picture(&client, job);

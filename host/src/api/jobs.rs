@@ -1,7 +1,11 @@
 //! Jobs over HTTP: send, show, list, cancel, fetch pictures.
 
 use super::http::{ApiError, Request, Response, bytes_reply, json_ok, set};
-use super::{App, body, build, restore};
+use super::{
+    App, body, build,
+    idempotency::{self, Claim, Turn},
+    restore,
+};
 use crate::{
     fault::{Fault, FaultCode},
     jobs::{Job, JobId, JobSpec, JobState, Lookup, Origin, Outcome, Place, QueueError, view},
@@ -17,31 +21,19 @@ use tracing::Instrument;
 
 /// Jobs on one page of the list.
 const PAGE: usize = 100;
-/// Longest idempotency key.
-const MAX_KEY: usize = 256;
 
 /// `POST /v1/jobs`
 pub(crate) async fn create(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let key = idempotency_key(&request)?;
+    let key = idempotency::key_of(&request)?;
     let (caller, origin) = (request.caller.clone(), request.id.clone());
     // Read in any case: an unread body would cost the client its connection.
     let object = body::json_object(request, &app.config.limits).await?;
-    match known(&app, &caller, key.as_deref()).await? {
-        Some(Named::Live(job)) => return Ok(accepted(view::summary(&job, app.queue.position(&job)))),
-        Some(Named::Kept(kept)) => return Ok(accepted(kept.summary())),
-        None => {}
-    }
-    let job = submit(&app, object, caller, key.as_deref(), &origin).await?;
+    let job = match idempotency::claim(&app, &caller, key, "job", &object).await? {
+        Claim::Known(Named::Live(job)) => job,
+        Claim::Known(Named::Kept(kept)) => return Ok(accepted(kept.summary())),
+        Claim::New(turn) => submit(&app, object, caller, turn, &origin).await?,
+    };
     Ok(accepted(view::summary(&job, app.queue.position(&job))))
-}
-
-/// The key by which a client recognises its own request when it sends it again.
-pub(crate) fn idempotency_key(request: &Request) -> Result<Option<String>, Fault> {
-    let key = request.header("idempotency-key").map(str::to_owned);
-    if key.as_ref().is_some_and(|k| k.is_empty() || k.len() > MAX_KEY) {
-        return Err(Fault::field("Idempotency-Key", format!("must have 1 to {MAX_KEY} characters")));
-    }
-    Ok(key)
 }
 
 /// Checks a job's fields and puts it into the queue. The door of every dialect.
@@ -49,7 +41,7 @@ pub(crate) async fn submit(
     app: &Arc<App>,
     fields: Map<String, Value>,
     caller: String,
-    key: Option<&str>,
+    turn: Option<Turn>,
     origin: &Origin,
 ) -> Result<Arc<Job>, ApiError> {
     app.accepting()?;
@@ -64,9 +56,9 @@ pub(crate) async fn submit(
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| Fault::internal("the request could not be read"))??
     };
-    let (app, key) = (app.clone(), key.map(str::to_owned));
+    let app = app.clone();
     // To its end even if the client goes away: a job is accepted whole or not at all.
-    tokio::spawn(take(app, job, request, key, pull).in_current_span())
+    tokio::spawn(take(app, job, request, turn, pull).in_current_span())
         .await
         .map_err(|_| Fault::internal("the job could not be taken"))?
 }
@@ -84,15 +76,16 @@ async fn take(
     app: Arc<App>,
     job: Arc<Job>,
     request: Option<String>,
-    key: Option<String>,
+    turn: Option<Turn>,
     pull: Option<(HubId, Map<String, Value>)>,
 ) -> Result<Arc<Job>, ApiError> {
     let place = app.queue.reserve().map_err(|reason| refused(&app, reason))?;
-    if let Err(known) = app.registry.insert(&job, key.as_deref()) {
+    let idempotency = turn.as_ref().map(|turn| &turn.idempotency);
+    if let Err(known) = app.registry.insert(&job, idempotency) {
         return Ok(known);
     }
     if let (Some(ledger), Some(request)) = (&app.ledger, request) {
-        let fault = match ledger.accept(&job, request, key).await {
+        let fault = match ledger.accept(&job, request, idempotency.cloned()).await {
             Ok(None) => None,
             Ok(Some(_)) => {
                 Some(Fault::new(FaultCode::Conflict, "a job with this idempotency key was just sent; ask again"))
@@ -196,19 +189,19 @@ fn accepted(mut body: Value) -> Response {
     json_ok(&body)
 }
 
-/// The job that an idempotency key has made already.
-pub(crate) async fn known(app: &App, caller: &str, key: Option<&str>) -> Result<Option<Named>, Fault> {
-    let Some(key) = key else { return Ok(None) };
-    if let Some(job) = app.registry.by_key(caller, key) {
-        return Ok(Some(Named::Live(job)));
+/// The job that an idempotency key has made already, and the fingerprint of its request, if that was kept.
+pub(crate) async fn known(app: &App, caller: &str, key: &str) -> Result<Option<(Named, Option<[u8; 32]>)>, Fault> {
+    if let Some((job, fingerprint)) = app.registry.by_key(caller, key) {
+        return Ok(Some((Named::Live(job), Some(fingerprint))));
     }
     let Some(ledger) = &app.ledger else { return Ok(None) };
     let Some(kept) = ledger.by_key(caller, key).await? else { return Ok(None) };
+    let fingerprint = kept.record.fingerprint;
     // A job of the last run that goes on is known by its id.
     if let Some(Lookup::Found(job)) = JobId::parse(&kept.record.id).map(|id| app.registry.find(&id)) {
-        return Ok(Some(Named::Live(job)));
+        return Ok(Some((Named::Live(job), fingerprint)));
     }
-    Ok(Some(Named::Kept(Box::new(kept))))
+    Ok(Some((Named::Kept(Box::new(kept)), fingerprint)))
 }
 
 /// A job that is only in the store, as one in memory.

@@ -7,6 +7,7 @@ mod edit_fields;
 pub(crate) mod fields;
 mod hires;
 mod http;
+mod idempotency;
 mod jobs;
 mod models;
 mod openapi;
@@ -20,7 +21,9 @@ mod system;
 mod upscale;
 mod xl;
 
-pub(crate) use self::{build::job_spec, dialects::sdapi_options::SdOptions, http::ApiError, restore::restore};
+pub(crate) use self::{
+    build::job_spec, dialects::sdapi_options::SdOptions, http::ApiError, idempotency::Turns, restore::restore,
+};
 
 use self::{
     http::{Request, Response},

@@ -3,6 +3,7 @@
 mod edit;
 mod events;
 mod follower;
+mod idempotency;
 mod job;
 mod keep;
 mod order;
@@ -16,6 +17,7 @@ pub(crate) mod view;
 pub use edit::{EditSpec, Hires, NoiseSpec, Upscale};
 pub use events::{Event, EventRing};
 pub use follower::Follower;
+pub use idempotency::Idempotency;
 pub use job::{Job, JobId, JobState, Origin, Outcome, Past, Picture, Snapshot, Timings};
 pub(crate) use job::{line, timings_json};
 pub use keep::{Ending, Keeper};

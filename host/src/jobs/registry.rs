@@ -1,7 +1,7 @@
 //! All jobs the worker knows: the unfinished ones, the finished ones until their time is over, and for a while the ids of
 //! those that are gone, so that "gone" can be told from "never was".
 
-use super::{Job, JobId};
+use super::{Idempotency, Job, JobId};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -40,7 +40,10 @@ struct Inner {
     /// Oldest first.
     order: VecDeque<JobId>,
     tombstones: VecDeque<JobId>,
-    keys: HashMap<String, JobId>,
+    /// Owner and idempotency key → the job and the fingerprint of its request.
+    keys: HashMap<(String, String), (JobId, [u8; 32])>,
+    /// Owner and a name that the owner gave → the newest job of this name.
+    names: HashMap<(String, String), JobId>,
 }
 
 /// The registry. Finished jobs are kept for `keep` and at most `max_finished` of them.
@@ -63,22 +66,36 @@ impl Registry {
 
     /// Adds a job; with an idempotency key, remembers it for the key. The answer is the job that the key had made
     /// already, and then this one is not added.
-    pub fn insert(&self, job: &Arc<Job>, key: Option<&str>) -> Result<(), Arc<Job>> {
+    pub fn insert(&self, job: &Arc<Job>, idempotency: Option<&Idempotency>) -> Result<(), Arc<Job>> {
         let mut inner = self.lock();
-        if let Some(known) = key.and_then(|key| inner.by_key(&job.owner, key)) {
+        if let Some((known, _)) = idempotency.and_then(|i| inner.by_key(&job.owner, &i.key)) {
             return Err(known);
         }
         inner.jobs.insert(job.id.clone(), job.clone());
         inner.order.push_back(job.id.clone());
-        if let Some(key) = key {
-            inner.keys.insert(format!("{}\n{key}", job.owner), job.id.clone());
+        if let Some(Idempotency { key, fingerprint }) = idempotency {
+            inner.keys.insert((job.owner.clone(), key.clone()), (job.id.clone(), *fingerprint));
         }
         Ok(())
     }
 
-    /// The job that an owner's idempotency key made.
-    pub fn by_key(&self, owner: &str, key: &str) -> Option<Arc<Job>> {
+    /// The job that an owner's idempotency key made, and the fingerprint of its request.
+    pub fn by_key(&self, owner: &str, key: &str) -> Option<(Arc<Job>, [u8; 32])> {
         self.lock().by_key(owner, key)
+    }
+
+    /// Gives a job that is here a name by which its owner asks for it. An older job of this name loses it.
+    pub fn name(&self, job: &Job, name: &str) {
+        let mut inner = self.lock();
+        if inner.jobs.contains_key(&job.id) {
+            inner.names.insert((job.owner.clone(), name.to_owned()), job.id.clone());
+        }
+    }
+
+    /// The newest job of a name.
+    pub fn by_name(&self, owner: &str, name: &str) -> Option<Arc<Job>> {
+        let inner = self.lock();
+        inner.jobs.get(inner.names.get(&(owner.to_owned(), name.to_owned()))?).cloned()
     }
 
     /// What is known about an id.
@@ -129,14 +146,16 @@ impl Registry {
 }
 
 impl Inner {
-    fn by_key(&self, owner: &str, key: &str) -> Option<Arc<Job>> {
-        self.jobs.get(self.keys.get(&format!("{owner}\n{key}"))?).cloned()
+    fn by_key(&self, owner: &str, key: &str) -> Option<(Arc<Job>, [u8; 32])> {
+        let (id, fingerprint) = self.keys.get(&(owner.to_owned(), key.to_owned()))?;
+        Some((self.jobs.get(id)?.clone(), *fingerprint))
     }
 
     fn remove(&mut self, id: &JobId) {
         self.jobs.remove(id);
         self.order.retain(|other| other != id);
-        self.keys.retain(|_, other| other != id);
+        self.keys.retain(|_, (other, _)| other != id);
+        self.names.retain(|_, other| other != id);
     }
 
     fn bury(&mut self, id: &JobId) {

@@ -16,7 +16,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// The state of a tombstone. It has no [`JobState`]: to everybody outside an expired job is gone.
 const EXPIRED: &str = "expired";
 
-const COLUMNS: &str = "seq, id, state, owner, priority, request, result, attempts, restores, created_ms, started_ms, finished_ms, expires_ms, webhook";
+const COLUMNS: &str = "seq, id, state, owner, priority, request, result, attempts, restores, created_ms, started_ms, finished_ms, expires_ms, webhook, fingerprint";
 
 pub(super) struct Db {
     db: Connection,
@@ -65,10 +65,11 @@ impl Db {
         {
             return Ok(Err(known));
         }
-        let sql = "INSERT INTO jobs (id, state, owner, priority, idempotency, request, webhook, created_ms)
-                   VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING";
+        let sql = "INSERT INTO jobs (id, state, owner, priority, idempotency, fingerprint, request, webhook, created_ms)
+                   VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING";
         let (key, webhook) = (&job.idempotency_key, &job.webhook);
-        let values = params![job.id, job.owner, job.priority, key, job.request, webhook, self.now()];
+        let fingerprint = job.fingerprint.as_ref().map(|f| f.as_slice());
+        let values = params![job.id, job.owner, job.priority, key, fingerprint, job.request, webhook, self.now()];
         match self.db.prepare_cached(sql)?.execute(values)? {
             0 => Err(StoreError::BadId),
             _ => self.live(&job.id).map(Ok),
@@ -228,7 +229,7 @@ impl Db {
             for image in images.query_map([seq], |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?)))? {
                 gone.push(image?);
             }
-            let sql = "UPDATE jobs SET state = ?2, request = '', result = NULL, idempotency = NULL, webhook = NULL, notify = 0,
+            let sql = "UPDATE jobs SET state = ?2, request = '', result = NULL, idempotency = NULL, fingerprint = NULL, webhook = NULL, notify = 0,
                        expires_ms = ?3 WHERE seq = ?1";
             change.prepare_cached(sql)?.execute(params![seq, EXPIRED, forget])?;
         }
@@ -351,6 +352,7 @@ fn record(r: &Row<'_>) -> rusqlite::Result<JobRecord> {
         finished_ms: r.get(11)?,
         expires_ms: r.get(12)?,
         webhook: r.get(13)?,
+        fingerprint: r.get::<_, Option<Vec<u8>>>(14)?.and_then(|f| f.try_into().ok()),
         images: Vec::new(),
     })
 }

@@ -65,6 +65,8 @@ pub struct NewJob {
     pub priority: i32,
     /// The same key of the same owner gives the same job back.
     pub idempotency_key: Option<String>,
+    /// What was asked for with the key: SHA-256 of the request.
+    pub fingerprint: Option<[u8; 32]>,
     /// Where its end is to be told.
     pub webhook: Option<String>,
 }
@@ -115,6 +117,8 @@ pub struct JobRecord {
     pub restores: u32,
     /// Where its end is to be told.
     pub webhook: Option<String>,
+    /// What was asked for with its idempotency key. None without a key, and of jobs older than fingerprints.
+    pub fingerprint: Option<[u8; 32]>,
     /// When it was accepted.
     pub created_ms: i64,
     /// When it was started last.

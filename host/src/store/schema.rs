@@ -11,7 +11,8 @@ use super::StoreError;
 pub(super) const FILE: &str = "jobs.db";
 
 /// Each entry brings the database from the version of its index to the next. Entries are only ever added.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE jobs (
         seq         INTEGER PRIMARY KEY AUTOINCREMENT,
         id          TEXT NOT NULL UNIQUE,
@@ -42,7 +43,9 @@ const MIGRATIONS: [&str; 1] = ["
         bytes      INTEGER NOT NULL,
         PRIMARY KEY (job, number)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "ALTER TABLE jobs ADD COLUMN fingerprint BLOB",
+];
 
 /// Opens the database of `folder`, creating or updating it. The second value says that a damaged one was set aside.
 pub(super) fn open(folder: &Path, max_bytes: u64) -> Result<(Connection, bool), StoreError> {

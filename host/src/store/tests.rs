@@ -57,6 +57,7 @@ fn job(id: &str) -> NewJob {
         owner: "hive".into(),
         priority: 0,
         idempotency_key: None,
+        fingerprint: None,
         webhook: None,
     }
 }
@@ -202,11 +203,28 @@ fn a_newer_or_busy_folder_is_refused() {
     raw.pragma_update(None, "user_version", 99).unwrap();
     drop(raw);
     let error = Db::open(bench.folder.path(), bench.options.clone()).err();
-    assert_eq!(error, Some(StoreError::Newer { found: 99, known: 1 }));
+    assert_eq!(error, Some(StoreError::Newer { found: 99, known: 2 }));
     let file = bench.folder.path().join("a file");
     fs::write(&file, b"").unwrap();
     let error = Db::open(&file, bench.options.clone()).err().unwrap();
     assert!(!error.to_string().contains(bench.folder.path().to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_folder_of_the_first_version_is_taken_over() {
+    let bench = Bench::new();
+    let (mut db, _) = bench.open();
+    db.insert(&NewJob { idempotency_key: Some("k".into()), ..job("old") }).unwrap().unwrap();
+    drop(db);
+    let raw = rusqlite::Connection::open(bench.folder.path().join("jobs.db")).unwrap();
+    raw.execute_batch("ALTER TABLE jobs DROP COLUMN fingerprint; PRAGMA user_version = 1").unwrap();
+    drop(raw);
+    let (mut db, recovery) = bench.open();
+    assert_eq!(recovery.queued.len(), 1);
+    let known = db.by_key("hive", "k").unwrap().unwrap();
+    assert_eq!((known.id.as_str(), known.fingerprint), ("old", None));
+    let new = NewJob { idempotency_key: Some("l".into()), fingerprint: Some([7; 32]), ..job("new") };
+    assert_eq!(db.insert(&new).unwrap().unwrap().fingerprint, Some([7; 32]));
 }
 
 #[test]
@@ -267,10 +285,16 @@ fn pictures_are_bounded_and_the_oldest_go_first() {
 fn the_same_key_gives_the_same_job() {
     let bench = Bench::new();
     let (mut db, _) = bench.open();
-    let keyed = |id: &str, owner: &str| NewJob { owner: owner.into(), idempotency_key: Some("k".into()), ..job(id) };
+    let keyed = |id: &str, owner: &str| NewJob {
+        owner: owner.into(),
+        idempotency_key: Some("k".into()),
+        fingerprint: Some([id.len() as u8; 32]),
+        ..job(id)
+    };
     let first = db.insert(&keyed("a", "hive")).unwrap().unwrap();
-    assert_eq!(db.insert(&keyed("b", "hive")).unwrap(), Err(first));
-    assert_eq!(db.get("b").unwrap(), Lookup::Unknown);
+    assert_eq!(first.fingerprint, Some([1; 32]));
+    assert_eq!(db.insert(&keyed("bb", "hive")).unwrap(), Err(first));
+    assert_eq!(db.get("bb").unwrap(), Lookup::Unknown);
     db.insert(&keyed("c", "other")).unwrap().unwrap();
     db.insert(&job("d")).unwrap().unwrap();
     db.insert(&job("e")).unwrap().unwrap();

@@ -21,10 +21,11 @@ impl ApiError {
         } })
     }
 
-    /// What is wrong with a request is 400 there, not 422: clients choose their exceptions by it.
+    /// What is wrong with a request is 400 there, not 422: clients choose their exceptions by it. A key sent with another
+    /// request is 422 wherever such keys are known.
     fn openai_status(&self) -> StatusCode {
         match self.status() {
-            StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+            StatusCode::UNPROCESSABLE_ENTITY if self.code() != FaultCode::IdempotencyMismatch => StatusCode::BAD_REQUEST,
             status => status,
         }
     }

@@ -14,22 +14,22 @@ pub(crate) mod sdapi_lists;
 pub(crate) mod sdapi_options;
 pub(crate) mod sdapi_state;
 
-use super::{App, http::ApiError, jobs};
+use super::{App, http::ApiError, idempotency::Turn, jobs};
 use crate::jobs::{Follower, Origin};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Sends a job whose answer the client waits for. When the client goes away nobody will fetch the result: unless it said
-/// otherwise, the job goes too. The key finds the job again.
+/// otherwise, the job goes too. `turn`: the request's idempotency key finds the job again.
 pub(crate) async fn submit(
     app: &Arc<App>,
     mut fields: Map<String, Value>,
     caller: String,
-    key: Option<&str>,
+    turn: Option<Turn>,
     origin: &Origin,
 ) -> Result<Follower, ApiError> {
     fields.entry("on_disconnect").or_insert_with(|| "cancel".into());
-    jobs::submit(app, fields, caller, key, origin).await.map(|job| Follower::new(job, 0))
+    jobs::submit(app, fields, caller, turn, origin).await.map(|job| Follower::new(job, 0))
 }
 
 /// Tells faults in the client's words: `words` are ours and theirs, `ours_is_free` says whether our own name was not sent.

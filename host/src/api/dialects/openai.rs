@@ -6,6 +6,7 @@ use crate::{
         App, body,
         fields::{Values, check},
         http::{ApiError, Request, Response, json_ok},
+        idempotency::{self, Claim},
         jobs::{self, Named},
     },
     fault::{Fault, FaultCode},
@@ -27,6 +28,15 @@ pub(crate) enum Route {
 }
 
 impl Route {
+    /// What is asked for.
+    fn name(self) -> &'static str {
+        match self {
+            Route::Generation => "openai generation",
+            Route::Edit => "openai edit",
+            Route::Variation => "openai variation",
+        }
+    }
+
     /// Where the names of its stream's events begin.
     pub(crate) fn events(self) -> &'static str {
         if self == Route::Generation { "image_generation" } else { "image_edit" }
@@ -82,7 +92,7 @@ impl Call {
         Ok(Call {
             caller: request.caller.clone(),
             id: request.id.clone(),
-            key: jobs::idempotency_key(request)?,
+            key: idempotency::key_of(request)?,
             base: request.header("host").map(|host| format!("{scheme}://{host}")).unwrap_or_default(),
         })
     }
@@ -101,26 +111,23 @@ async fn form_or_json(app: &App, request: Request) -> Result<Map<String, Value>,
 }
 
 async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, route: Route) -> Result<Response, ApiError> {
+    let claim = idempotency::claim(&app, &call.caller, call.key, route.name(), &given).await?;
     let sent: Vec<String> = given.keys().cloned().collect();
     let told = |error| in_words(error, fields::WORDS, |name| !sent.iter().any(|s| s == name));
     let (theirs, ours): (Map<_, _>, Map<_, _>) =
         given.into_iter().partition(|(name, _)| fields::FIELDS.iter().any(|f| f.name == name));
     let values = check(fields::FIELDS, &theirs)?;
     let shape = shape(&values, route, call.base)?;
-    let known = match jobs::known(&app, &call.caller, call.key.as_deref()).await? {
-        Some(Named::Live(job)) => Some(job),
-        Some(Named::Kept(kept)) => Some(jobs::revive(&app, *kept).await?),
-        None => None,
-    };
-    let mut reading = match known {
+    let mut reading = match claim {
         // The client sends its request again: it gets the job that the first one made.
-        Some(job) => Follower::new(job, 0),
-        None => {
+        Claim::Known(Named::Live(job)) => Follower::new(job, 0),
+        Claim::Known(Named::Kept(kept)) => Follower::new(jobs::revive(&app, *kept).await?, 0),
+        Claim::New(turn) => {
             let mut job = native(&app, &values, ours, &shape)?;
-            if call.key.is_some() {
+            if turn.is_some() {
                 job.entry("on_disconnect").or_insert_with(|| "keep".into());
             }
-            submit(&app, job, call.caller, call.key.as_deref(), &call.id).await.map_err(told)?
+            submit(&app, job, call.caller, turn, &call.id).await.map_err(told)?
         }
     };
     if shape.stream {

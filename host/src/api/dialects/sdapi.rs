@@ -21,6 +21,8 @@ use time::OffsetDateTime;
 
 /// Most pictures of one request: `batch_size` × `n_iter`.
 const MAX_PICTURES: u64 = 16;
+/// Longest name of a task.
+const MAX_TASK: usize = 256;
 
 /// `POST /sdapi/v1/txt2img`
 pub(crate) async fn txt2img(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
@@ -45,9 +47,11 @@ async fn run(app: Arc<App>, request: Request, route: On) -> Result<Response, Api
     let mut settings = app.sdapi_options.changed();
     settings.extend(known.clone());
     options::apply(&settings, all["steps"].as_u64().unwrap_or(0), &mut fields);
-    // A task's name finds the job again; it does not bring back an older one.
-    let task = all["force_task_id"].as_str().map(task_key);
-    let mut reading = submit(&app, fields, caller, task.as_deref(), &id).await.map_err(told)?;
+    let mut reading = submit(&app, fields, caller, None, &id).await.map_err(told)?;
+    // A task's name finds the job again. A name that was used before is the newer job's from now on.
+    if let Some(task) = all["force_task_id"].as_str().filter(|task| (1..=MAX_TASK).contains(&task.len())) {
+        app.registry.name(reading.job(), task);
+    }
     if all["override_settings_restore_afterwards"] == false {
         app.sdapi_options.change(known);
         app.set_default_model(&model);
@@ -66,11 +70,6 @@ async fn run(app: Arc<App>, request: Request, route: On) -> Result<Response, Api
         }
     }
     Ok(json_ok(&json!({ "images": images, "parameters": all, "info": info.to_string() })))
-}
-
-/// The key under which a request with a task's name is kept.
-pub(crate) fn task_key(task: &str) -> String {
-    format!("sdapi task {task}")
 }
 
 /// The native job that says the same. `all` holds every field of the route.

@@ -1,7 +1,7 @@
 //! A1111's state: progress, interrupt, options, memory, checkpoints.
 
 use super::{
-    sdapi::{task_key, timestamp},
+    sdapi::timestamp,
     sdapi_options as options,
 };
 use crate::{
@@ -69,7 +69,7 @@ pub(crate) async fn internal_progress(app: Arc<App>, request: Request) -> Result
     let given = body::json_object(request, &app.config.limits).await?;
     let wanted = given.get("id_task").and_then(Value::as_str).unwrap_or_default();
     let own = || JobId::parse(wanted).and_then(|id| app.registry.find(&id).found()).filter(|j| j.owner == caller);
-    let Some(job) = app.registry.by_key(&caller, &task_key(wanted)).or_else(own) else {
+    let Some(job) = app.registry.by_name(&caller, wanted).or_else(own) else {
         return Ok(json_ok(&json!({
             "active": false, "queued": false, "completed": false, "progress": null, "eta": null,
             "live_preview": null, "id_live_preview": -1, "textinfo": "Waiting...",
