@@ -8,7 +8,7 @@ use crate::{
     devices::{Start, open_devices},
     engine::{Engine, LoadProgress, LoadedModel},
     fault::{Fault, FaultCode},
-    jobs::{Job, JobState, OnDisconnect, Outcome, Queue, Registry},
+    jobs::{Job, JobState, Line, OnDisconnect, Outcome, Queue, Registry},
     ledger::{Ledger, OnRestart},
     library::Library,
     pulls::Pulls,
@@ -302,6 +302,11 @@ impl App {
     /// Whether the end of a job may be told there.
     pub(crate) fn check_webhook(&self, url: &str) -> Result<(), WebhookError> {
         self.clerk.webhooks.as_ref().map_or(Err(WebhookError::HostNotAllowed), |w| w.check(url))
+    }
+
+    /// The waiting jobs in the order in which they will start.
+    pub fn line(&self) -> Line {
+        self.queue.line(self.engine.at_hand())
     }
 
     /// Seconds until a place in the queue is likely to be free.

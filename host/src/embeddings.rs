@@ -50,7 +50,7 @@ impl Embeddings {
             }
             None => {
                 let message = format!(
-                    "the prompt asks for the embedding \"{name}\", which is not installed; put it into `embeddings` of a models directory"
+                    "the prompt asks for the embedding \"{name}\", which is not installed; put it into `embeddings` of a models directory, it is not fetched"
                 );
                 Fault::new(FaultCode::InvalidRequest, message).about("prompt")
             }

@@ -6,7 +6,10 @@
 
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Ending, Idempotency, Job, JobId, JobSpec, JobState, Keeper, Operation, Origin, OutputFormat, Past, Picture, view},
+    jobs::{
+        Ending, Idempotency, Job, JobId, JobSpec, JobState, Keeper, Operation, Origin, OutputFormat, Past, Picture,
+        view,
+    },
     store::{self, JobRecord, ListFilter, NewImage, NewJob, Recovery, Store, StoreError, StoreHandle, StoreOptions},
 };
 use bytes::Bytes;

@@ -28,6 +28,15 @@ const NARRATE_EVERY: Duration = Duration::from_millis(500);
 /// How often one that waits looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// A model of the hub that a request names and that is to be fetched for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The request's field.
+    pub(crate) field: &'static str,
+    /// Where it comes from.
+    pub(crate) id: HubId,
+}
+
 /// Receives what is to be told: an event's fields.
 pub(crate) type Narrate<'a> = dyn FnMut(Value) + 'a;
 
@@ -144,12 +153,13 @@ impl Pulls {
         Ok(())
     }
 
-    /// As [`Pulls::fetch`], with what happens told in a job's stream.
-    pub(crate) fn fetch_for(&self, job: &Job, id: &HubId, library: &Library) -> Result<(), Fault> {
+    /// As [`Pulls::fetch`], for all that a job wants, with what happens told in its stream.
+    pub(crate) fn fetch_for(&self, job: &Job, wanted: &[Wanted], library: &Library) -> Result<(), Fault> {
         let stop = job.cancel_flag();
-        self.fetch(id, library, &stop, &mut |fields| {
+        let mut tell = |fields| {
             job.publish("narration", fields);
-        })
+        };
+        wanted.iter().try_for_each(|w| self.fetch(&w.id, library, &stop, &mut tell).map_err(|f| f.about(w.field)))
     }
 
     /// As [`Pulls::fetch`], with what happens told in the log.

@@ -95,7 +95,11 @@ pub(crate) fn find(name: &str, library: &Library) -> Result<Upscaler, Fault> {
         None => {
             let own = files.iter().filter(|f| f.upscaler.is_ok()).map(|f| f.name.as_str());
             let names: Vec<&str> = BUILT_IN.iter().map(|e| e.name).chain(own).take(MAX_NAMED).collect();
-            Err(Fault::field("upscaler", format!("there is no upscaler of this name; there are {}", names.join(", "))))
+            let names = names.join(", ");
+            let message = format!(
+                "there is no upscaler of this name; there are {names}; a network's file belongs into `upscalers` of a models directory, none is fetched"
+            );
+            Err(Fault::field("upscaler", message))
         }
     }
 }

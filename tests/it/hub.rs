@@ -83,6 +83,45 @@ fn a_job_fetches_its_model_and_tells_how_far_it_is() {
 }
 
 #[test]
+fn a_refiner_is_fetched_too() {
+    let fixtures = root().join("tests/fixtures/models");
+    let local = ["--models-dir", fixtures.to_str().unwrap(), "--model", "sd15"];
+    let with = |model: &str, refiner: &str| {
+        let mut body = body(model);
+        body["refiner"] = json!(refiner);
+        body["refiner_switch_at"] = json!(0.5);
+        body
+    };
+    let both = start(&[&local[..], &["--pull", "on-demand"]].concat(), |_, honest| honest);
+    let client = both.worker.client();
+    // What another family's refiner alone is told cannot be judged before it is here.
+    let mut scored = with("sd15", REPO);
+    scored["aesthetic_score"] = json!(6.0);
+    let events = client.run(&scored);
+    assert_eq!(ends_as(&events), ("error".to_owned(), "unsupported".to_owned()), "{:?}", events.last());
+    assert!(!narrated(&events).is_empty(), "{events:?}");
+    let before = both.server.requests().len();
+    assert!(before > 5);
+    let drawn = draw(&client, &with("sd15", REPO)).unwrap();
+    assert_eq!(both.server.requests().len(), before, "it is here now");
+    assert_eq!(drawn, draw(&client, &with("sd15", "sd15")).unwrap());
+    // Both at once, and a refiner that is nowhere.
+    let both = start(&["--pull", "on-demand"], |_, honest| honest);
+    let client = both.worker.client();
+    assert_eq!(draw(&client, &with(REPO, &format!("{REPO}@main"))).unwrap(), drawn);
+    let events = client.run(&with(REPO, "acme/other"));
+    assert_eq!(ends_as(&events), ("error".to_owned(), "model_not_found".to_owned()), "{:?}", events.last());
+    assert_eq!(events.last().unwrap()["field"], "refiner");
+    let refused = |body: Value| client.post("/v1/jobs", &body).json()["error"].clone();
+    let upscaler = json!({ "prompt": "x", "hires": { "scale": 2, "upscaler": "acme/upscaler" } });
+    for (asked, word) in [(upscaler, "upscalers"), (json!({ "prompt": "embedding:acme" }), "embeddings")] {
+        let told = refused(asked);
+        let message = told["message"].as_str().unwrap();
+        assert!(message.contains(word) && message.contains("fetched"), "{told}");
+    }
+}
+
+#[test]
 fn jobs_for_the_same_model_fetch_it_once() {
     let both = start(&["--pull", "on-demand"], |_, honest| honest.drip());
     let client = both.worker.client();

@@ -130,3 +130,51 @@ fn ids_are_in_answers_streams_and_logs_and_prompts_are_not() {
     assert_eq!(line("job accepted")["prompt_hash"].as_str().map(str::len), Some(12));
     assert!(!log.contains("zebrafish"), "a prompt is in the log: {log}");
 }
+
+#[test]
+fn jobs_start_in_the_order_that_was_told() {
+    let fixtures = sd_tests::root().join("tests/fixtures/models");
+    let bundled = sd_tests::bundled_models();
+    let models = ["--models-dir", bundled.to_str().unwrap(), "--models-dir", fixtures.to_str().unwrap()];
+    let (_worker, one, two) = two_keys(50, &[&models[..], &["--max-models", "1"]].concat());
+    let running = one.submit(&json!({ "prompt": "x", "steps": 150 }));
+    one.events(&running, 0).until("progress");
+    let mut jobs: Vec<(&Client, String)> = Vec::new();
+    for n in 0..21 {
+        let client = if n % 3 == 0 { &two } else { &one };
+        let (model, priority) = (["emoji-sd", "sd15"][(n / 2) % 2], [0, 0, 0, 0, 3][n % 5]);
+        let body = json!({ "prompt": "x", "steps": 1, "model": model, "priority": priority });
+        jobs.push((client, client.submit(&body)));
+    }
+    // Every key sees its own; together they are all, each position once, and the same as in the job itself.
+    let mut told: Vec<(u64, String)> = Vec::new();
+    for client in [&one, &two] {
+        let queue = client.get("/v1/queue").json();
+        assert_eq!(queue["waiting"], 21);
+        for job in queue["data"].as_array().unwrap() {
+            let (id, at) = (job["job_id"].as_str().unwrap().to_owned(), job["position"].as_u64().unwrap());
+            assert_eq!(client.get(&format!("/v1/jobs/{id}")).json()["position"].as_u64(), Some(at));
+            told.push((at, id));
+        }
+    }
+    told.sort();
+    assert_eq!(told.iter().map(|(at, _)| *at).collect::<Vec<_>>(), (0..21).collect::<Vec<_>>());
+    one.delete(&format!("/v1/jobs/{running}"));
+    let came: Vec<&String> = jobs.iter().map(|(_, id)| id).collect();
+    assert_ne!(
+        told.iter().map(|(_, id)| id).collect::<Vec<_>>(),
+        came,
+        "turns, priorities and models change the order"
+    );
+    let mut started: Vec<(f64, String)> = Vec::new();
+    for (client, id) in &jobs {
+        assert_eq!(ends_as(&client.events(id, 0).rest()), "complete");
+        let job = client.get(&format!("/v1/jobs/{id}")).json();
+        let began = job["created"].as_f64().unwrap() + job["timings"]["queue_ms"].as_f64().unwrap() / 1e3;
+        started.push((began, id.clone()));
+    }
+    started.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let told: Vec<String> = told.into_iter().map(|(_, id)| id).collect();
+    let started: Vec<String> = started.into_iter().map(|(_, id)| id).collect();
+    assert_eq!(told, started);
+}

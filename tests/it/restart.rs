@@ -70,7 +70,11 @@ fn a_killed_worker_comes_back_to_everything_it_had() {
     assert_eq!(again.submit(&first), done, "keys outlive the program");
     let other = again.post("/v1/jobs", &json!({ "prompt": "x", "steps": 2, "seed": 8 }));
     let told = other.json();
-    assert_eq!((other.status, &told["error"]["code"]), (422, &json!("idempotency_mismatch")), "and what they stand for");
+    assert_eq!(
+        (other.status, &told["error"]["code"]),
+        (422, &json!("idempotency_mismatch")),
+        "and what they stand for"
+    );
     let late = client.events(&done, last_seen - 1).rest();
     assert_eq!((late.len(), ends_as(&late)), (1, "complete"), "the last event keeps its number");
     assert!(client.events(&done, last_seen).rest().is_empty(), "whoever has it gets the marker alone");

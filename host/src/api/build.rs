@@ -14,9 +14,9 @@ use crate::{
     library::Resolved,
     names,
     picture::MaskRules,
+    pulls::Wanted,
 };
 use sd_images::{Mask, Picture};
-use sd_models::HubId;
 use sd_prompt::{Overflow, Pass};
 use sd_sampling::noise::Rng;
 use serde_json::{Map, Value};
@@ -33,23 +33,37 @@ pub(crate) fn job_spec(app: &App, fields: &Map<String, Value>) -> Result<JobSpec
     };
     let name = values.text("model").map_or_else(|| app.default_model(), str::to_owned);
     let model = app.models.lookup(&name).map_err(one)?;
-    Builder { app, values: &values, model: &model, pending: false, faults: Vec::new() }.build(name, prompt)
+    Builder { app, values: &values, model: &model, pending: Pending::default(), faults: Vec::new() }.build(name, prompt)
 }
 
-/// A job whose model is fetched first: what is to be fetched, and the request as far as it can be checked before. `None`
-/// where the model is here, or may not be fetched.
-pub(crate) fn pending_spec(app: &App, fields: &Map<String, Value>) -> Result<Option<(JobSpec, HubId)>, Vec<Fault>> {
-    let Some(name) = fields.get("model").and_then(Value::as_str) else { return Ok(None) };
-    let Some(id) = app.pulls.wanted(name, &app.models) else { return Ok(None) };
+/// A job with models that are fetched first: which, and the request as far as it can be checked before. `None` where all
+/// are here, or may not be fetched.
+pub(crate) fn pending_spec(
+    app: &App,
+    fields: &Map<String, Value>,
+) -> Result<Option<(JobSpec, Vec<Wanted>)>, Vec<Fault>> {
+    let text = |field| fields.get(field).and_then(Value::as_str);
+    if text("operation") == Some(Operation::Upscale.as_str()) {
+        return Ok(None);
+    }
+    let wants = |field: &'static str| Some(Wanted { field, id: app.pulls.wanted(text(field)?, &app.models)? });
+    let wanted: Vec<Wanted> = ["model", "refiner"].into_iter().filter_map(wants).collect();
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let wants = |field| wanted.iter().any(|w| w.field == field);
+    let pending = Pending { model: wants("model"), refiner: wants("refiner") };
     let values = check(JOB_FIELDS, fields)?;
     let prompt = values.text("prompt").unwrap_or_default();
     if prompt.is_empty() && !values.has("prompt") {
         return Err(vec![Fault::field("prompt", "is required: what to paint")]);
     }
+    let name = text("model").map_or_else(|| app.default_model(), str::to_owned);
     // The default model stands in for what only the model itself can tell.
-    let stand_in = app.models.lookup(&app.default_model()).map_err(one)?;
-    let builder = Builder { app, values: &values, model: &stand_in, pending: true, faults: Vec::new() };
-    Ok(Some((builder.build(name.to_owned(), prompt)?, id)))
+    let here = if pending.model { &app.default_model() } else { &name };
+    let here = app.models.lookup(here).map_err(one)?;
+    let builder = Builder { app, values: &values, model: &here, pending, faults: Vec::new() };
+    Ok(Some((builder.build(name, prompt)?, wanted)))
 }
 
 fn one(fault: Fault) -> Vec<Fault> {
@@ -60,9 +74,16 @@ pub(super) struct Builder<'a> {
     pub(super) app: &'a App,
     pub(super) values: &'a Values,
     pub(super) model: &'a Resolved,
-    /// The model is another one that is not here yet: what depends on it is checked later.
-    pub(super) pending: bool,
+    pub(super) pending: Pending,
     pub(super) faults: Vec<Fault>,
+}
+
+/// Which models of a request are not here yet. What depends on them is checked later.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pending {
+    /// Another model stands in for the job's own.
+    pub(super) model: bool,
+    pub(super) refiner: bool,
 }
 
 impl Builder<'_> {
@@ -96,7 +117,7 @@ impl Builder<'_> {
         let negative = values.text("negative_prompt").unwrap_or_default();
         let embeddings = self.app.models.embeddings(self.model);
         let texts = [("prompt", prompt), ("negative_prompt", negative)];
-        let pending = self.pending;
+        let pending = self.pending.model;
         for (field, text) in texts.into_iter().filter(|_| !pending) {
             let outcome = engine::check_prompt(text, steps, Pass::First, overflow, self.model, &embeddings);
             let outcome = outcome.map_err(|f| f.about(field));

@@ -17,7 +17,6 @@ use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::OwnedMutexGuard;
@@ -119,10 +118,10 @@ fn canonical(text: &mut String, value: &Value) {
             text.push(']');
         }
         Value::Number(number) => match whole(number) {
-            Some(whole) => drop(write!(text, "{whole}")),
-            None => drop(write!(text, "{number}")),
+            Some(whole) => text.push_str(&whole.to_string()),
+            None => text.push_str(&number.to_string()),
         },
-        plain => drop(write!(text, "{plain}")),
+        plain => text.push_str(&plain.to_string()),
     }
 }
 
@@ -131,7 +130,8 @@ fn object(text: &mut String, members: &Map<String, Value>) {
     members.sort_by_key(|(name, _)| *name);
     text.push('{');
     for (name, value) in members {
-        drop(write!(text, "{}:", Value::from(name.as_str())));
+        text.push_str(&Value::from(name.as_str()).to_string());
+        text.push(':');
         canonical(text, value);
         text.push(',');
     }

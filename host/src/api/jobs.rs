@@ -10,11 +10,11 @@ use crate::{
     fault::{Fault, FaultCode},
     jobs::{Job, JobId, JobSpec, JobState, Lookup, Origin, Outcome, Place, QueueError, view},
     ledger::{Found, Kept, Ledger},
+    pulls::Wanted,
     store::StoreError,
     telemetry::prompt_hash,
 };
 use http::StatusCode;
-use sd_models::HubId;
 use serde_json::{Map, Value, json};
 use std::{sync::Arc, time::Duration};
 use tracing::Instrument;
@@ -33,7 +33,7 @@ pub(crate) async fn create(app: Arc<App>, request: Request) -> Result<Response, 
         Claim::Known(Named::Kept(kept)) => return Ok(accepted(kept.summary())),
         Claim::New(turn) => submit(&app, object, caller, turn, &origin).await?,
     };
-    Ok(accepted(view::summary(&job, app.queue.position(&job))))
+    Ok(accepted(view::summary(&job, app.line().before(&job))))
 }
 
 /// Checks a job's fields and puts it into the queue. The door of every dialect.
@@ -49,10 +49,11 @@ pub(crate) async fn submit(
     let (job, request, pull) = {
         let (app, origin) = (app.clone(), origin.clone());
         let work = move || {
-            let (spec, id) = read(&app, &fields)?;
+            let (spec, wanted) = read(&app, &fields)?;
             let job = Job::new(caller, spec, origin);
             let request = app.ledger.is_some().then(|| restore::written(&fields, &job));
-            Ok::<_, Vec<Fault>>((job, request, id.map(|id| (id, fields))))
+            let pull = (!wanted.is_empty()).then_some((wanted, fields));
+            Ok::<_, Vec<Fault>>((job, request, pull))
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| Fault::internal("the request could not be read"))??
     };
@@ -63,11 +64,11 @@ pub(crate) async fn submit(
         .map_err(|_| Fault::internal("the job could not be taken"))?
 }
 
-/// A job's checked request, and the model that is to be fetched for it first, if it is not here.
-pub(crate) fn read(app: &App, fields: &Map<String, Value>) -> Result<(JobSpec, Option<HubId>), Vec<Fault>> {
+/// A job's checked request, and the models that are to be fetched for it first, those that are not here.
+pub(crate) fn read(app: &App, fields: &Map<String, Value>) -> Result<(JobSpec, Vec<Wanted>), Vec<Fault>> {
     match build::pending_spec(app, fields)? {
-        Some((spec, id)) => Ok((spec, Some(id))),
-        None => Ok((build::job_spec(app, fields)?, None)),
+        Some(pending) => Ok(pending),
+        None => Ok((build::job_spec(app, fields)?, Vec::new())),
     }
 }
 
@@ -77,7 +78,7 @@ async fn take(
     job: Arc<Job>,
     request: Option<String>,
     turn: Option<Turn>,
-    pull: Option<(HubId, Map<String, Value>)>,
+    pull: Option<(Vec<Wanted>, Map<String, Value>)>,
 ) -> Result<Arc<Job>, ApiError> {
     let place = app.queue.reserve().map_err(|reason| refused(&app, reason))?;
     let idempotency = turn.as_ref().map(|turn| &turn.idempotency);
@@ -99,14 +100,15 @@ async fn take(
     }
     job.keep_with(app.clerk.clone());
     let prompt_hash = prompt_hash(&job.spec.prompt);
-    if let Some((id, fields)) = pull {
-        tracing::info!(job_id = %job.id, model = %id, prompt_hash, "job accepted; its model is fetched first");
+    if let Some((wanted, fields)) = pull {
+        let models = wanted.iter().map(|w| w.id.to_string()).collect::<Vec<_>>().join(", ");
+        tracing::info!(job_id = %job.id, models, prompt_hash, "job accepted; what is not here is fetched first");
         app.metrics.job_accepted(job.spec.operation.into());
         job.announce(app.queue.len());
-        fetch_then_queue(&app, &job, id, fields, Some(place));
+        fetch_then_queue(&app, &job, wanted, fields, Some(place));
         return Ok(job);
     }
-    match place.fill(&job, |before| job.announce(before)) {
+    match place.fill(&job, app.engine.at_hand(), |before| job.announce(before)) {
         Ok(position) => {
             tracing::info!(job_id = %job.id, operation = job.spec.operation.as_str(), model = %job.spec.model, position,
                 steps = job.spec.steps, width = job.spec.width, height = job.spec.height, prompt_hash, "job accepted");
@@ -128,24 +130,24 @@ fn first_of(faults: Vec<Fault>) -> Fault {
     faults.into_iter().next().unwrap_or_else(|| Fault::internal("the request was refused without a reason"))
 }
 
-/// Fetches a job's model on a thread of its own, completes the job's request with what the model says, and queues it: at
+/// Fetches a job's models on a thread of its own, completes the job's request with what they say, and queues it: at
 /// the place that is held for it, or without one if it had its place before a restart.
 pub(crate) fn fetch_then_queue(
     app: &Arc<App>,
     job: &Arc<Job>,
-    id: HubId,
+    wanted: Vec<Wanted>,
     fields: Map<String, Value>,
     place: Option<Place>,
 ) {
     let (theirs, waiting) = (app.clone(), job.clone());
     let work = move || {
         let (app, job) = (theirs, waiting);
-        let outcome = app.pulls.fetch_for(&job, &id, &app.models).map_err(|f| f.about("model")).and_then(|()| {
+        let outcome = app.pulls.fetch_for(&job, &wanted, &app.models).and_then(|()| {
             let spec = build::job_spec(&app, &fields).map_err(first_of)?;
             job.settle(spec);
             let queued = match place {
-                Some(place) => place.fill(&job, |_| ()),
-                None => app.queue.push_again(&job, |_| ()),
+                Some(place) => place.fill(&job, app.engine.at_hand(), |_| ()),
+                None => app.queue.push_again(&job, app.engine.at_hand(), |_| ()),
             };
             queued.map_err(|reason| first_of(refused(&app, reason).faults))
         });
@@ -241,7 +243,7 @@ pub(crate) async fn find(app: &App, id: &str, caller: &str) -> Result<Named, Api
 /// `GET /v1/jobs/{}`
 pub(crate) async fn show(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     Ok(json_ok(&match find(&app, request.capture(0), &request.caller).await? {
-        Named::Live(job) => view::details(&job, app.queue.position(&job)),
+        Named::Live(job) => view::details(&job, app.line().before(&job)),
         Named::Kept(kept) => kept.details(),
     }))
 }
@@ -295,7 +297,8 @@ fn list_live(
     }
     let more = jobs.len() > limit;
     jobs.truncate(limit);
-    Ok((jobs.iter().map(|j| view::summary(j, app.queue.position(j))).collect(), more))
+    let line = app.line();
+    Ok((jobs.iter().map(|j| view::summary(j, line.before(j))).collect(), more))
 }
 
 /// From the store, which knows them all; those in memory say for themselves how they are.
@@ -315,8 +318,9 @@ async fn list_kept(
         },
     };
     let (jobs, more) = ledger.list(caller, status, before, u32::try_from(limit).unwrap_or(1)).await?;
+    let line = app.line();
     let show = |kept: &Kept| match JobId::parse(&kept.record.id).map(|id| app.registry.find(&id)) {
-        Some(Lookup::Found(job)) => view::summary(&job, app.queue.position(&job)),
+        Some(Lookup::Found(job)) => view::summary(&job, line.before(&job)),
         _ => kept.summary(),
     };
     Ok((jobs.iter().map(show).collect(), more))

@@ -62,7 +62,7 @@ fn bring_back(app: &Arc<App>, ledger: &Arc<Ledger>, record: &JobRecord, verdict:
     let model = request["fields"]["model"].as_str().unwrap_or_default();
     let built = match request["fields"].as_object() {
         Some(fields) => jobs::read(app, fields)
-            .map(|(spec, pull)| (spec, pull.map(|id| (id, fields.clone()))))
+            .map(|(spec, wanted)| (spec, (!wanted.is_empty()).then(|| (wanted, fields.clone()))))
             .map_err(|mut faults| faults.swap_remove(0)),
         None => Err(Fault::internal("the job's request could not be read again")),
     };
@@ -89,11 +89,11 @@ fn bring_back(app: &Arc<App>, ledger: &Arc<Ledger>, record: &JobRecord, verdict:
         return;
     }
     let again = record.state == JobState::Interrupted;
-    if let Some((model, fields)) = pull {
+    if let Some((wanted, fields)) = pull {
         job.announce(app.queue.len());
-        return jobs::fetch_then_queue(app, &job, model, fields, None);
+        return jobs::fetch_then_queue(app, &job, wanted, fields, None);
     }
-    let queued = app.queue.push_again(&job, |before| job.announce(before));
+    let queued = app.queue.push_again(&job, app.engine.at_hand(), |before| job.announce(before));
     if queued.is_ok() {
         tracing::info!(job_id = record.id, again, attempts = record.attempts, "job restored");
     }

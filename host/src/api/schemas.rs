@@ -82,7 +82,12 @@ pub(crate) fn parameters(route: &Route, path: &str) -> Vec<Value> {
             "/v1/jobs" | "/v1/inference" | "/v1/images/generations" | "/v1/images/edits" | "/v1/images/variations",
         ) => {
             let key = json!({ "type": "string", "minLength": 1, "maxLength": 256 });
-            optional("header", "Idempotency-Key", key, "The same request with the same key gives the same job again; another request with it is refused with 422.");
+            optional(
+                "header",
+                "Idempotency-Key",
+                key,
+                "The same request with the same key gives the same job again; another request with it is refused with 422.",
+            );
         }
         (_, "/v1/jobs/{}/stream" | "/v1/inference/{}/stream") => {
             let what = "The number of the last event that was seen; the stream goes on behind it.";

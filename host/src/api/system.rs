@@ -98,14 +98,12 @@ pub(crate) async fn samplers(_app: Arc<App>, _request: Request) -> Result<Respon
 
 /// `GET /v1/queue`
 pub(crate) async fn queue(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let waiting: Vec<Value> = app
-        .queue
-        .waiting()
-        .iter()
-        .filter(|j| j.owner == request.caller)
-        .map(|j| json!({ "job_id": j.id.as_str(), "model": j.spec.model, "priority": j.spec.priority, "position": app.queue.position(j) }))
+    let line = app.line();
+    let own = line.jobs().iter().enumerate().filter(|(_, j)| j.owner == request.caller);
+    let waiting: Vec<Value> = own
+        .map(|(at, j)| json!({ "job_id": j.id.as_str(), "model": j.spec.model, "priority": j.spec.priority, "position": at }))
         .collect();
-    Ok(json_ok(&json!({ "waiting": app.queue.len(), "capacity": app.queue.capacity(), "data": waiting })))
+    Ok(json_ok(&json!({ "waiting": line.jobs().len(), "capacity": app.queue.capacity(), "data": waiting })))
 }
 
 /// `POST /v1/shutdown`

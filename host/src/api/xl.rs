@@ -31,9 +31,15 @@ impl Builder<'_> {
             }
             return (None, None);
         };
-        let looked_up = self.app.models.lookup(name).map_err(|f| f.about("refiner"));
-        let Some(model) = self.keep(looked_up) else { return (None, None) };
-        if !self.pending && model.model.family.is_xl() != self.model.model.family.is_xl() {
+        let model = if self.pending.refiner {
+            None
+        } else {
+            let looked_up = self.app.models.lookup(name).map_err(|f| f.about("refiner"));
+            let Some(model) = self.keep(looked_up) else { return (None, None) };
+            Some(model)
+        };
+        let other = |m: &Arc<Resolved>| m.model.family.is_xl() != self.model.model.family.is_xl();
+        if !self.pending.model && model.as_ref().is_some_and(other) {
             let message = "has other latents than the model: SDXL's refiner finishes SDXL's pictures only";
             self.faults.push(Fault::new(FaultCode::Unsupported, message).about("refiner"));
         }
@@ -49,7 +55,7 @@ impl Builder<'_> {
             ));
         }
         let refiner = (switch_at < 1.0).then(|| Refiner { model: name.to_owned(), switch_at });
-        (refiner, Some(model))
+        (refiner, model)
     }
 
     /// What SDXL is told of sizes. For other models such a field is an error: it would change nothing.
@@ -57,8 +63,10 @@ impl Builder<'_> {
         let (values, pending) = (self.values, self.pending);
         let model = &self.model.model;
         let scores = model.defaults.aesthetic_score || refiner.is_some_and(|r| r.model.defaults.aesthetic_score);
-        for (fields, known) in [(&SIZE_FIELDS[..], model.family.is_xl()), (&SCORE_FIELDS[..], scores)] {
-            for field in fields.iter().filter(|f| !known && !pending && values.has(f)) {
+        let sized = pending.model || model.family.is_xl();
+        let scores = scores || pending.model || pending.refiner;
+        for (fields, known) in [(&SIZE_FIELDS[..], sized), (&SCORE_FIELDS[..], scores)] {
+            for field in fields.iter().filter(|f| !known && values.has(f)) {
                 let message = "this model is not told of it; SDXL models take sizes, its refiner the scores";
                 self.faults.push(Fault::new(FaultCode::Unsupported, message).about(field));
             }

@@ -32,7 +32,7 @@ pub(crate) use text::check as check_prompt;
 
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Job, Operation, Outcome, Queue, Taker},
+    jobs::{AtHand, Job, Operation, Outcome, Queue, Taker},
     library::Library,
     telemetry::{Metrics, Stage},
 };
@@ -162,6 +162,22 @@ impl Engine {
         all
     }
 
+    /// What decides the order of the waiting jobs beside themselves: the models on the devices that work, how many they
+    /// hold, and how fast jobs follow each other.
+    pub fn at_hand(&self) -> AtHand {
+        let working: Vec<&Arc<Place>> = self.places.iter().filter(|p| p.trouble().is_none()).collect();
+        let mut models = Vec::<String>::new();
+        let running = working.iter().flat_map(|p| p.pace.running_models());
+        for model in running.chain(working.iter().flat_map(|p| p.mount().models())) {
+            if !models.contains(&model) {
+                models.push(model);
+            }
+        }
+        let room = working.iter().map(|p| p.mount().room()).fold(0, usize::saturating_add);
+        let lanes: usize = working.iter().map(|p| p.lanes).sum();
+        AtHand::new(models, room, self.mean_job() / u32::try_from(lanes).unwrap_or(u32::MAX).max(1))
+    }
+
     /// Jobs on a device now.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Acquire)
@@ -287,7 +303,7 @@ impl Engine {
             }
             let Some(job) = self.queue.pop(|| self.looking(place), IDLE) else { continue };
             self.running.fetch_add(1, Ordering::AcqRel);
-            place.pace.begin(&job.id, place.outlook().expected((&*job.spec).into()));
+            place.pace.begin(&job.id, job.spec.models(), place.outlook().expected((&*job.spec).into()));
             self.run(place, &job);
             place.pace.end(&job.id);
             self.running.fetch_sub(1, Ordering::AcqRel);
@@ -406,10 +422,7 @@ impl Engine {
                     }
                     // After a caught panic the session refuses everything: the next job gets a fresh one.
                     FaultCode::BackendPanic | FaultCode::OutOfMemory | FaultCode::BackendError => {
-                        let refiner = job.spec.refiner.as_ref().map(|refiner| refiner.model.as_str());
-                        let upscaler = job.spec.edit.hires.as_ref().and_then(|hires| hires.upscaler.model());
-                        let models = [Some(job.spec.model.as_str()), refiner, upscaler];
-                        models.into_iter().flatten().for_each(|model| mount.retire(Some(model)));
+                        job.spec.models().for_each(|model| mount.retire(Some(model)));
                     }
                     _ => {}
                 }

@@ -14,7 +14,7 @@ use backend_api::ModelPlan;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,6 +35,8 @@ pub(super) struct Mount {
     pub(super) device: Device,
     shelf: Shelf,
     max_models: usize,
+    /// How many models were held when another one last had to go for the memory's sake.
+    seen_room: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
@@ -71,12 +73,23 @@ impl Drop for Lease {
 
 impl Mount {
     pub(super) fn new(device: Device, max_models: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Mount { device, shelf: Shelf::default(), max_models, metrics })
+        Arc::new(Mount {
+            device,
+            shelf: Shelf::default(),
+            max_models,
+            seen_room: AtomicUsize::new(usize::MAX),
+            metrics,
+        })
     }
 
     /// The names of its models, the one used last first.
     pub(super) fn models(&self) -> Vec<String> {
         self.shelf.entries().into_iter().map(|e| e.key).collect()
+    }
+
+    /// How many models are held at most, as far as is known: what the memory has room for shows when it lacks.
+    pub(super) fn room(&self) -> usize {
+        self.max_models.min(self.seen_room.load(Ordering::Relaxed))
     }
 
     /// Whether a model is here for a task.
@@ -183,6 +196,13 @@ impl Mount {
             evicted.push(old);
         };
         self.metrics.model_swap(outcome.is_ok());
+        if outcome.is_ok() {
+            let now = self.shelf.entries().len();
+            let seen = self.seen_room.load(Ordering::Relaxed);
+            if !evicted.is_empty() || now > seen {
+                self.seen_room.store(now, Ordering::Relaxed);
+            }
+        }
         if let Err(fault) = &outcome {
             tracing::warn!(model = want.key, code = fault.code.as_str(), message = %fault.message, "model not loaded");
             match fault.code {

@@ -30,6 +30,7 @@ struct Rate {
 #[derive(Debug)]
 struct Running {
     job: JobId,
+    models: Vec<String>,
     since: Instant,
     expected: f64,
 }
@@ -84,8 +85,14 @@ impl Pace {
     }
 
     /// A job begins.
-    pub(super) fn begin(&self, job: &JobId, expected: f64) {
-        locked(&self.running).push(Running { job: job.clone(), since: Instant::now(), expected });
+    pub(super) fn begin<'m>(&self, job: &JobId, models: impl Iterator<Item = &'m str>, expected: f64) {
+        let models = models.map(str::to_owned).collect();
+        locked(&self.running).push(Running { job: job.clone(), models, since: Instant::now(), expected });
+    }
+
+    /// The models of the jobs that run, the one that began last first. One may still be on its way into memory.
+    pub(super) fn running_models(&self) -> Vec<String> {
+        locked(&self.running).iter().rev().flat_map(|r| r.models.iter().rev()).cloned().collect()
     }
 
     /// A job ended.
@@ -215,9 +222,10 @@ mod tests {
     fn the_wait_ends_with_the_first_of_the_running_jobs() {
         let pace = Pace::default();
         let (a, b) = (JobId::random(), JobId::random());
-        pace.begin(&a, 100.0);
+        pace.begin(&a, ["m"].into_iter(), 100.0);
         assert_eq!(pace.outlook(2, Vec::new()).wait, 0.0);
-        pace.begin(&b, 10.0);
+        pace.begin(&b, ["o", "n"].into_iter(), 10.0);
+        assert_eq!(pace.running_models(), ["n", "o", "m"]);
         let wait = pace.outlook(2, Vec::new()).wait;
         assert!((9.0..=10.0).contains(&wait), "{wait}");
         pace.end(&b);

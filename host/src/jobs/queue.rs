@@ -5,7 +5,7 @@
 //! back and forth and nobody starves.
 
 use super::{
-    Job, JobState,
+    AtHand, Job, JobState, Line,
     order::{Order, Waits},
 };
 use std::{
@@ -45,10 +45,10 @@ struct Inner {
 pub struct Place(Option<Arc<Queue>>);
 
 impl Place {
-    /// Appends a job and says how many stand before it. `announce` runs before any device can take the job, so that
+    /// Appends a job and says how many will start before it. `announce` runs before any device can take the job, so that
     /// the job's first event is always `queued`.
-    pub fn fill(mut self, job: &Arc<Job>, announce: impl FnOnce(usize)) -> Result<usize, QueueError> {
-        self.0.take().map_or(Err(QueueError::Closed), |queue| queue.add(job, announce, 1))
+    pub fn fill(mut self, job: &Arc<Job>, at_hand: AtHand, announce: impl FnOnce(usize)) -> Result<usize, QueueError> {
+        self.0.take().map_or(Err(QueueError::Closed), |queue| queue.add(job, at_hand, announce, 1))
     }
 }
 
@@ -109,20 +109,32 @@ impl Queue {
     }
 
     /// Appends a job whatever the number of places: one that was accepted before a restart. See [`Place::fill`].
-    pub fn push_again(&self, job: &Arc<Job>, announce: impl FnOnce(usize)) -> Result<usize, QueueError> {
-        self.add(job, announce, 0)
+    pub fn push_again(
+        &self,
+        job: &Arc<Job>,
+        at_hand: AtHand,
+        announce: impl FnOnce(usize),
+    ) -> Result<usize, QueueError> {
+        self.add(job, at_hand, announce, 0)
     }
 
-    fn add(&self, job: &Arc<Job>, announce: impl FnOnce(usize), reserved: usize) -> Result<usize, QueueError> {
+    fn add(
+        &self,
+        job: &Arc<Job>,
+        at_hand: AtHand,
+        announce: impl FnOnce(usize),
+        reserved: usize,
+    ) -> Result<usize, QueueError> {
         let position = {
             let mut inner = self.lock();
             inner.reserved -= reserved;
             if inner.closed {
                 return Err(QueueError::Closed);
             }
-            let before = inner.waiting.iter().filter(|j| j.spec.priority >= job.spec.priority).count();
-            announce(before);
+            inner.forget_ended();
             inner.waiting.push(job.clone());
+            let before = inner.line(at_hand).before(job).unwrap_or(0);
+            announce(before);
             before
         };
         // All look: the one that is woken first may leave the job to another.
@@ -155,20 +167,11 @@ impl Queue {
         }
     }
 
-    /// How many jobs stand before this one; `None` when it does not wait.
-    pub fn position(&self, job: &Job) -> Option<usize> {
-        let inner = self.lock();
-        let at = inner.waiting.iter().position(|j| j.id == job.id)?;
-        Some(
-            inner
-                .waiting
-                .iter()
-                .enumerate()
-                .filter(|(i, j)| {
-                    j.spec.priority > job.spec.priority || (j.spec.priority == job.spec.priority && *i < at)
-                })
-                .count(),
-        )
+    /// The waiting jobs in the order in which they will start if nothing comes in between.
+    pub fn line(&self, at_hand: AtHand) -> Line {
+        let mut inner = self.lock();
+        inner.forget_ended();
+        inner.line(at_hand)
     }
 
     /// Takes no more jobs and hands out those that wait.
@@ -211,9 +214,18 @@ impl Waits for Arc<Job> {
     fn since(&self) -> Instant {
         self.created_at
     }
+    fn leave(&self, at_hand: &mut AtHand) {
+        at_hand.used(self.spec.models());
+    }
 }
 
 impl Inner {
+    fn line(&self, at_hand: AtHand) -> Line {
+        let pace = at_hand.pace;
+        let order = self.order.foresee(&self.waiting, at_hand, pace);
+        Line(order.into_iter().map(|i| self.waiting[i].clone()).collect())
+    }
+
     fn forget_ended(&mut self) {
         self.waiting.retain(|j| j.state() == JobState::Queued);
     }

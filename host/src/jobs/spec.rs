@@ -216,6 +216,17 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// The models that the job has in memory while it runs, its own last.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        let own = match &self.edit.upscale {
+            Some(upscale) => upscale.upscaler.model(),
+            None => Some(self.model.as_str()),
+        };
+        let refiner = self.refiner.as_ref().map(|r| r.model.as_str());
+        let between = self.edit.hires.as_ref().and_then(|hires| hires.upscaler.model());
+        [refiner, between, own].into_iter().flatten()
+    }
+
     /// Whether the job starts from a picture.
     pub fn has_picture(&self) -> bool {
         self.init.is_some()

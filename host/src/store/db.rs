@@ -65,7 +65,8 @@ impl Db {
         {
             return Ok(Err(known));
         }
-        let sql = "INSERT INTO jobs (id, state, owner, priority, idempotency, fingerprint, request, webhook, created_ms)
+        let sql =
+            "INSERT INTO jobs (id, state, owner, priority, idempotency, fingerprint, request, webhook, created_ms)
                    VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING";
         let (key, webhook) = (&job.idempotency_key, &job.webhook);
         let fingerprint = job.fingerprint.as_ref().map(|f| f.as_slice());

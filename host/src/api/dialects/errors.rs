@@ -25,7 +25,9 @@ impl ApiError {
     /// request is 422 wherever such keys are known.
     fn openai_status(&self) -> StatusCode {
         match self.status() {
-            StatusCode::UNPROCESSABLE_ENTITY if self.code() != FaultCode::IdempotencyMismatch => StatusCode::BAD_REQUEST,
+            StatusCode::UNPROCESSABLE_ENTITY if self.code() != FaultCode::IdempotencyMismatch => {
+                StatusCode::BAD_REQUEST
+            }
             status => status,
         }
     }

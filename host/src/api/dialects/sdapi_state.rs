@@ -1,9 +1,6 @@
 //! A1111's state: progress, interrupt, options, memory, checkpoints.
 
-use super::{
-    sdapi::timestamp,
-    sdapi_options as options,
-};
+use super::{sdapi::timestamp, sdapi_options as options};
 use crate::{
     api::{
         App, body, build,
@@ -80,7 +77,8 @@ pub(crate) async fn internal_progress(app: Arc<App>, request: Request) -> Result
     let (queued, running) = (now.state == JobState::Queued, now.state == JobState::Running);
     let wants_picture = running && given.get("live_preview") != Some(&Value::Bool(false));
     let live = if wants_picture { preview(&job).as_str().map(|p| format!("data:image/jpeg;base64,{p}")) } else { None };
-    let text = app.queue.position(&job).map(|at| format!("In queue: {}/{}", at + 1, app.queue.len()));
+    let line = app.line();
+    let text = line.before(&job).map(|at| format!("In queue: {}/{}", at + 1, line.jobs().len()));
     Ok(json_ok(&json!({
         "active": running, "queued": queued, "completed": now.state.is_terminal(), "progress": running.then_some(done),
         "eta": running.then_some(eta), "live_preview": live, "id_live_preview": if live_is_new(&given, &now) { i64::from(now.step) } else { -1 },
@@ -95,8 +93,8 @@ fn live_is_new(given: &Map<String, Value>, now: &Snapshot) -> bool {
 
 /// `GET /internal/pending-tasks`
 pub(crate) async fn pending_tasks(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let waiting = app.queue.waiting();
-    let tasks: Vec<&str> = waiting.iter().filter(|j| j.owner == request.caller).map(|j| j.id.as_str()).collect();
+    let line = app.line();
+    let tasks: Vec<&str> = line.jobs().iter().filter(|j| j.owner == request.caller).map(|j| j.id.as_str()).collect();
     Ok(json_ok(&json!({ "size": tasks.len(), "tasks": tasks })))
 }
 
