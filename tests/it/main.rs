@@ -5,6 +5,7 @@
 mod abuse; // wrong fields, foreign pages
 mod batches; // split as the memory wants it
 mod bounds; // how much of anything may come, how slowly, how often
+mod contract; // what the interface says of itself; HEAD, streams in figures
 mod crash; // plugins that die or hang in processes of their own
 mod devices; // several devices: which are opened, which does a job, what one's death means
 mod dialects; // OpenAI and A1111 over HTTP

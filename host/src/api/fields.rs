@@ -503,7 +503,8 @@ impl Kind {
             }
             Kind::Bool => value.as_bool().map(Checked::Bool).ok_or_else(wrong),
             Kind::Text { max } => match value.as_str() {
-                Some(text) if text.len() <= max && !text.contains('\0') => Ok(Checked::Text(text.to_owned())),
+                Some(text) if text.contains('\0') => Err("must not hold the character NUL".to_owned()),
+                Some(text) if text.len() <= max => Ok(Checked::Text(text.to_owned())),
                 _ => Err(wrong()),
             },
             Kind::Word(words) => match value.as_str() {

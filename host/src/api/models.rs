@@ -1,7 +1,8 @@
 //! Models over HTTP: list, load, unload. A load can be followed as it goes on.
 
 use super::App;
-use super::http::{ApiError, Request, Response, json_ok, set};
+use super::http::{ApiError, Request, Response, json_ok};
+use super::stream::event_stream;
 use crate::{
     engine::{LoadProgress, LoadedModel},
     fault::{Fault, FaultCode},
@@ -20,29 +21,25 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// `GET /v1/models`
 pub(crate) async fn list(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
+    Ok(json_ok(&json!({ "object": "list", "data": entries(app).await? })))
+}
+
+/// All models, each with the devices that it is on.
+async fn entries(app: Arc<App>) -> Result<Vec<Value>, Fault> {
     let places = app.engine.places();
-    let mut data: Vec<Value> = {
-        let app = app.clone();
-        tokio::task::spawn_blocking(move || app.models.list_json(&app.default_model(), &app.engine.loaded_models()))
-            .await
-            .map_err(|_| Fault::internal("the models could not be listed"))?
-    };
+    let work = move || app.models.list_json(&app.default_model(), &app.engine.loaded_models());
+    let listed = tokio::task::spawn_blocking(work).await;
+    let mut data = listed.map_err(|_| Fault::internal("the models could not be listed"))?;
     for entry in &mut data {
         let here = places.iter().filter(|p| p.models.iter().any(|m| entry["id"] == m.as_str()));
         entry["devices"] = here.map(|p| p.device.as_str()).collect();
     }
-    Ok(json_ok(&json!({ "object": "list", "data": data })))
+    Ok(data)
 }
 
 /// `GET /v1/models/{}`
 pub(crate) async fn show(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let name = request.capture(0).to_owned();
-    let entry = tokio::task::spawn_blocking(move || {
-        let list = app.models.list_json(&app.default_model(), &app.engine.loaded_models());
-        list.into_iter().find(|entry| entry["id"] == name.as_str())
-    })
-    .await
-    .map_err(|_| Fault::internal("the models could not be listed"))?;
+    let entry = entries(app).await?.into_iter().find(|entry| entry["id"] == request.capture(0));
     let unknown = || Fault::new(FaultCode::ModelNotFound, "there is no model of this name; see GET /v1/models");
     Ok(json_ok(&entry.ok_or_else(|| unknown().about("model"))?))
 }
@@ -77,7 +74,7 @@ pub(crate) async fn load(app: Arc<App>, request: Request) -> Result<Response, Ap
         })
     };
     if streamed {
-        return Ok(follow(Load { name, work, progress, id: 0, over: false }));
+        return Ok(follow(&app, Load { name, work, progress, id: 0, over: false }));
     }
     Ok(json_ok(&loaded(&outcome(work.await)?)))
 }
@@ -149,16 +146,12 @@ impl Load {
     }
 }
 
-fn follow(load: Load) -> Response {
+fn follow(app: &App, load: Load) -> Response {
     let pieces = stream::unfold(load, |mut load| async move {
         let text = load.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(text)), load))
     });
-    let mut response = warp::Reply::into_response(warp::reply::stream(pieces));
-    set(&mut response, "content-type", "text/event-stream; charset=utf-8");
-    set(&mut response, "cache-control", "no-cache");
-    set(&mut response, "x-accel-buffering", "no");
-    response
+    event_stream(app, pieces)
 }
 
 /// `POST /v1/models/{}/unload`

@@ -190,7 +190,7 @@ pub(crate) fn components() -> Value {
             "Img2ImgRequest": sdapi_fields::schema(On::Img2Img),
             "Accepted": accepted(),
             "JobSummary": object(&summary(), &["job_id", "status", "operation", "model", "seed", "n", "created", "progress"]),
-            "Job": object(&summary(), &["job_id", "status", "width", "height", "steps", "sampler", "schedule", "images", "timings"]),
+            "Job": object(&summary(), &["job_id", "status", "width", "height", "steps", "sampler", "schedule", "seeds", "images", "timings"]),
             "Model": object(
                 &[("id", json!({ "type": "string" })), ("object", json!({ "const": "model" })), ("created", json!({ "type": "integer" }))],
                 &["id", "object", "created", "owned_by", "complete", "default", "loaded"],

@@ -9,9 +9,14 @@ use super::{
     App,
     jobs::{self, Named},
 };
-use crate::jobs::{Event, Follower};
+use crate::{
+    jobs::{Event, Follower},
+    server::Shutdown,
+    telemetry::Metrics,
+};
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
+use http::Method;
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
@@ -31,12 +36,16 @@ pub(crate) async fn follow(app: Arc<App>, request: Request) -> Result<Response, 
         .or_else(|| request.query("last_event_id"))
         .and_then(|text| text.trim().parse::<u64>().ok())
         .unwrap_or(0);
+    if request.method == Method::HEAD {
+        // Not a reader: one that leaves may take the job along.
+        return Ok(as_events(Response::default()));
+    }
     let job = match named {
         Named::Live(job) => job,
         // Its last event is all there is.
         Named::Kept(kept) => jobs::revive(&app, *kept).await?,
     };
-    Ok(reply(Follower::new(job, cursor), |event, out| match event {
+    Ok(reply(&app, Follower::new(job, cursor), |event, out| match event {
         Some(event) => {
             out.text(&format!("id: {}\ndata: ", event.id));
             out.shared(&event.json);
@@ -89,15 +98,50 @@ impl Pieces {
 
 /// A stream in the words of `tell`, which gets each event and at the end `None`; it may have nothing to say.
 pub(crate) fn reply(
+    app: &App,
     follower: Follower,
     tell: impl FnMut(Option<&Event>, &mut Pieces) + Send + Sync + 'static,
 ) -> Response {
-    let mut response = warp::Reply::into_response(warp::reply::stream(words(follower, tell)));
+    event_stream(app, words(follower, tell))
+}
+
+/// An answer of server-sent events. It is counted while it is open, and when it is left before its end.
+pub(crate) fn event_stream(
+    app: &App,
+    pieces: impl Stream<Item = Result<Bytes, Infallible>> + Send + Sync + 'static,
+) -> Response {
+    app.metrics.sse_streams.inc();
+    let open = Open { metrics: app.metrics.clone(), shutdown: app.shutdown.clone(), at_end: false };
+    let counted = stream::unfold((Box::pin(pieces), open), |(mut pieces, mut open)| async move {
+        let piece = pieces.next().await;
+        open.at_end = piece.is_none();
+        Some((piece?, (pieces, open)))
+    });
+    as_events(warp::Reply::into_response(warp::reply::stream(counted)))
+}
+
+fn as_events(mut response: Response) -> Response {
     set(&mut response, "content-type", "text/event-stream; charset=utf-8");
     set(&mut response, "cache-control", "no-cache");
     // Proxies such as nginx would otherwise hold events back.
     set(&mut response, "x-accel-buffering", "no");
     response
+}
+
+/// An event stream that is being sent.
+struct Open {
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+    at_end: bool,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.sse_streams.dec();
+        if !self.at_end {
+            self.metrics.sse_dropped(if self.shutdown.is_draining() { "shutdown" } else { "reader_gone" });
+        }
+    }
 }
 
 fn words(

@@ -3,6 +3,7 @@
 use super::http::{ApiError, Request, Response, bytes_reply, json_ok, json_status, set};
 use super::{App, openapi};
 use crate::fault::{Fault, FaultCode};
+use crate::jobs::Operation;
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -40,8 +41,8 @@ pub(crate) async fn info(app: Arc<App>, _request: Request) -> Result<Response, A
     Ok(json_ok(&json!({
         "id": app.config.worker_id, "implementation": "sd-worker", "version": env!("CARGO_PKG_VERSION"),
         "status": state.state, "capabilities": ["image-gen"], "protocol": "sd-worker/1",
-        "operations": ["image_generation", "image_transform", "image_inpaint"],
-        "model_id": app.config.model, "device": devices.first().map(|d| d["device"].clone()), "devices": devices,
+        "operations": Operation::ALL.map(Operation::as_str),
+        "model_id": app.default_model(), "device": devices.first().map(|d| d["device"].clone()), "devices": devices,
         "limits": {
             "queue_jobs": app.queue.capacity(), "body_bytes": app.config.limits.body_bytes,
             "pixels": app.config.limits.pixels, "steps": 150, "n": 16,

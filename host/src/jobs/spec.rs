@@ -19,9 +19,12 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 4] = [Self::Generation, Self::Transform, Self::Inpaint, Self::Upscale];
+
     /// The operation of a wire name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Operation::Generation, Operation::Transform, Operation::Inpaint].into_iter().find(|o| o.as_str() == text)
+        Self::ALL.into_iter().find(|o| o.as_str() == text)
     }
 
     /// The name on the wire.

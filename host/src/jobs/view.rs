@@ -51,6 +51,7 @@ fn long(job: &Job, now: &Snapshot, position: Option<usize>) -> Value {
     body["trace_id"] = job.origin.trace_id.clone().into();
     body["run_seconds"] = now.run_seconds.into();
     body["timings"] = timings_json(&now.timings);
+    body["seeds"] = now.pictures.iter().map(|p| p.seed).collect::<Vec<_>>().into();
     body["images"] = now
         .pictures
         .iter()

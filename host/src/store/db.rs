@@ -120,26 +120,34 @@ impl Db {
 
     /// Ends a job. Its pictures are on the disk before the job is said to be complete.
     pub(super) fn finish(&mut self, id: &str, state: JobState, result: &str, images: &[NewImage]) -> Result<()> {
+        self.unfinished(id)?;
+        let files = self.pictures.write_all(id, images)?;
+        self.finish_written(id, state, result, images, &files)
+    }
+
+    /// The job, if it has not ended.
+    pub(super) fn unfinished(&self, id: &str) -> Result<JobRecord> {
         let job = self.live(id)?;
-        if job.state.is_terminal() || !state.is_terminal() {
-            return Err(StoreError::Conflict { state: job.state.word() });
-        }
-        let mut files = Vec::with_capacity(images.len());
-        let done = (|| {
-            for (index, image) in images.iter().enumerate() {
-                let file = format!("{id}-{index}.{}", image.extension);
-                self.pictures.write(&file, &image.bytes)?;
-                files.push(file);
-            }
-            if !images.is_empty() {
-                self.pictures.sync()?;
-            }
-            self.record_end(&job, state, result, images, &files)
-        })();
+        if job.state.is_terminal() { Err(StoreError::Conflict { state: job.state.word() }) } else { Ok(job) }
+    }
+
+    /// Ends a job whose pictures have been written to `files`. They are removed when that fails.
+    pub(super) fn finish_written(
+        &mut self,
+        id: &str,
+        state: JobState,
+        result: &str,
+        images: &[NewImage],
+        files: &[String],
+    ) -> Result<()> {
+        // One that has ended has pictures of its own under these names.
+        let job = self.unfinished(id)?;
+        let done = match state.is_terminal() {
+            true => self.record_end(&job, state, result, images, files),
+            false => Err(StoreError::Conflict { state: job.state.word() }),
+        };
         if done.is_err() {
-            for file in &files {
-                self.pictures.remove(file);
-            }
+            files.iter().for_each(|file| self.pictures.remove(file));
             return done;
         }
         self.picture_bytes += images.iter().map(|i| i.bytes.len() as u64).sum::<u64>();
@@ -149,6 +157,11 @@ impl Db {
             tracing::warn!(error = %e, "jobs beyond the bounds cannot be removed now");
         }
         Ok(())
+    }
+
+    /// The folder of pictures, for writing them elsewhere than on the store's thread.
+    pub(super) fn pictures(&self) -> Pictures {
+        self.pictures.clone()
     }
 
     fn record_end(

@@ -5,11 +5,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::NewImage;
+
 /// Marks files that are being written.
 const UNFINISHED: &str = ".part";
 
 /// The folder of all pictures.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pictures {
     folder: PathBuf,
 }
@@ -22,7 +24,7 @@ impl Pictures {
     }
 
     /// Writes a file whole: under another name, synced, then renamed. `name` is made of a checked job id, an index and an extension.
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (part, path) = (self.folder.join(format!("{name}{UNFINISHED}")), self.folder.join(name));
         let written = (|| {
             let mut file = private_file(&part)?;
@@ -37,6 +39,22 @@ impl Pictures {
         written
     }
 
+    /// Writes the pictures of a job and answers their names. When one cannot be written none stays.
+    pub(super) fn write_all(&self, job: &str, images: &[NewImage]) -> io::Result<Vec<String>> {
+        let mut names = Vec::with_capacity(images.len());
+        let written = images.iter().enumerate().try_for_each(|(index, image)| {
+            let name = format!("{job}-{index}.{}", image.extension);
+            self.write(&name, &image.bytes)?;
+            names.push(name);
+            Ok(())
+        });
+        let written = written.and_then(|()| if names.is_empty() { Ok(()) } else { self.sync() });
+        if written.is_err() {
+            names.iter().for_each(|name| self.remove(name));
+        }
+        written.map(|()| names)
+    }
+
     /// Writes a file of the size of a small picture and removes it.
     pub(super) fn probe(&self) -> io::Result<()> {
         self.write("probe", &[0; 64 * 1024])?;
@@ -44,7 +62,7 @@ impl Pictures {
     }
 
     /// Makes the names of files written so far survive a power loss.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         #[cfg(unix)]
         File::open(&self.folder)?.sync_all()?;
         Ok(())

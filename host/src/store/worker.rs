@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::db::Db;
+use super::pictures::Pictures;
 use super::{
     Image, JobRecord, JobState, ListFilter, Lookup, NewImage, NewJob, Page, Recovery, StoreError, StoreOptions,
 };
@@ -37,6 +38,7 @@ type Work = Box<dyn FnOnce(&mut Db) + Send>;
 pub struct Store {
     calls: Sender<Message>,
     places: Arc<Semaphore>,
+    pictures: Pictures,
 }
 
 /// Ends the store's thread, so that its last writes are done before the program ends.
@@ -71,10 +73,11 @@ impl Store {
     pub fn open(folder: &Path, options: StoreOptions) -> Result<(Self, StoreHandle, Recovery), StoreError> {
         let places = Arc::new(Semaphore::new(options.queue.max(1)));
         let (mut db, recovery) = Db::open(folder, options)?;
+        let pictures = db.pictures();
         let (calls, receiver) = channel();
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || run(&mut db, &receiver))?;
         let handle = StoreHandle { thread, calls: calls.clone() };
-        Ok((Self { calls, places }, handle, recovery))
+        Ok((Self { calls, places, pictures }, handle, recovery))
     }
 
     /// Keeps a new job in state queued. `Ok(Err(job))` is the job that the idempotency key had already made.
@@ -103,13 +106,17 @@ impl Store {
         self.call_blocking(move |db| db.requeue(&id, forgive))
     }
 
-    /// Ends a job with a terminal `state`, its result as JSON, and its pictures. Blocks.
+    /// Ends a job with a terminal `state`, its result as JSON, and its pictures. Blocks. The caller's thread writes the
+    /// pictures and waits for the disk, so that those who send jobs meanwhile do not.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if it has ended before; on any error nothing of this has happened.
     pub fn finish(&self, id: &str, state: JobState, result: String, images: Vec<NewImage>) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.call_blocking(move |db| db.finish(&id, state, &result, &images))
+        let known = id.clone();
+        self.call_blocking(move |db| db.unfinished(&known).map(|_| ()))?;
+        let files = self.pictures.write_all(&id, &images)?;
+        self.call_blocking(move |db| db.finish_written(&id, state, &result, &images, &files))
     }
 
     /// Ends a job without pictures, some time soon: nobody waits for the answer. Calls made later come later. `done` is

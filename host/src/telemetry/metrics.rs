@@ -143,7 +143,12 @@ impl Metrics {
             deaths: counters(r, "backend_deaths_total", "Times that a backend died or hung.", &["device"])?,
             device_memory: gauges(r, "device_memory_bytes", "Memory of a device.", &["device", "state"])?,
             sse_streams: gauge(r, "sse_streams", "Event streams open.")?,
-            sse_dropped: counters(r, "sse_dropped_total", "Event streams ended by the server.", &["reason"])?,
+            sse_dropped: counters(
+                r,
+                "sse_dropped_total",
+                "Event streams that were left before their end.",
+                &["reason"],
+            )?,
             http_duration: histograms(
                 r,
                 "http_request_duration_seconds",
@@ -251,7 +256,7 @@ impl Metrics {
         self.device_memory.with_label_values(&[device, state]).set(bytes);
     }
 
-    /// The server ended a stream; `reason` is one of a fixed set.
+    /// A stream was left before its end; `reason` is one of a fixed set.
     pub fn sse_dropped(&self, reason: &'static str) {
         self.sse_dropped.with_label_values(&[reason]).inc();
     }
@@ -392,7 +397,7 @@ mod tests {
         m.model_swap(true);
         m.device_memory("cpu:0", "used", 1 << 40);
         m.backend_died("cpu:0");
-        m.sse_dropped("stalled_reader");
+        m.sse_dropped("reader_gone");
         m.http_request("/v1/jobs/{id}", &http::Method::GET, 200, t);
         m
     }

@@ -6,7 +6,10 @@
 
 use sd_tests::{Client, Worker, WorkerOptions};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 const PROMPT: &str = "red apple";
 const STEPS: u32 = 20;
@@ -18,14 +21,21 @@ fn main() {
     pictures(&client);
     posts(&client);
     health(&client);
+    kept_posts();
     println!("resident memory of the worker                     {:>9.1} MiB", worker.rss_kib() as f64 / 1024.0);
 }
 
 /// The value in the middle, and the one that 99 % do not exceed.
-fn spread(mut values: Vec<f64>) -> (f64, f64) {
+fn spread(values: Vec<f64>) -> (f64, f64) {
+    let (middle, high, _) = spread_and_most(values);
+    (middle, high)
+}
+
+/// The same, and the largest.
+fn spread_and_most(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     let at = |part: f64| values[((values.len() - 1) as f64 * part).round() as usize];
-    (at(0.5), at(0.99))
+    (at(0.5), at(0.99), at(1.0))
 }
 
 fn line(what: &str, value: f64, unit: &str) {
@@ -92,6 +102,43 @@ fn posts(client: &Client) {
     line("POST /v1/jobs, while drawing: 99 %", p99, "ms");
     cancel_all();
     cancel_all();
+}
+
+/// How long `POST /v1/jobs` takes when every job is written down first, while pictures are drawn and written all the time.
+/// Each job is taken back at once, so that the queue keeps the length that a served one has.
+fn kept_posts() {
+    const POSTS: usize = 3000;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let state = folder.path().to_str().expect("a plain path");
+    let worker = Worker::start(&WorkerOptions::args(&["--log", "warn", "--state-dir", state]));
+    let (client, done) = (worker.client(), AtomicBool::new(false));
+    let (times, drawn) = std::thread::scope(|scope| {
+        let draw = || {
+            let (client, mut drawn) = (worker.client(), 0_u32);
+            while !done.load(Ordering::Relaxed) {
+                client.run(&json!({ "prompt": PROMPT, "steps": STEPS, "priority": 10 }));
+                drawn += 1;
+            }
+            drawn
+        };
+        // One more than is drawn at a time, so that the device never waits.
+        let drawing: Vec<_> = (0..2).map(|_| scope.spawn(draw)).collect();
+        let mut times = Vec::with_capacity(POSTS);
+        for n in 0..POSTS {
+            let body = json!({ "prompt": format!("{PROMPT} {n}"), "steps": STEPS, "priority": -10 });
+            let since = Instant::now();
+            let job = client.submit(&body);
+            times.push(since.elapsed().as_secs_f64() * 1e3);
+            client.delete(&format!("/v1/jobs/{job}"));
+        }
+        done.store(true, Ordering::Relaxed);
+        (times, drawing.into_iter().map(|d| d.join().unwrap_or(0)).sum::<u32>())
+    });
+    let (median, p99, most) = spread_and_most(times);
+    line("POST /v1/jobs, drawing, kept on disk: median", median, "ms");
+    line("POST /v1/jobs, drawing, kept on disk: 99 %", p99, "ms");
+    line("POST /v1/jobs, drawing, kept on disk: longest", most, "ms");
+    println!("{:<48} {drawn:>10} pictures during {POSTS} requests", "");
 }
 
 fn health(client: &Client) {

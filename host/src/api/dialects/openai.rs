@@ -131,7 +131,7 @@ async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, route: Route)
         }
     };
     if shape.stream {
-        return Ok(openai_stream::reply(reading, shape));
+        return Ok(openai_stream::reply(&app, reading, shape));
     }
     let done = reading.outcome(|_| ()).await.map_err(|fault| told(fault.into()))?;
     Ok(json_ok(&answer(reading.job(), &done, &shape)))

@@ -2,6 +2,7 @@
 
 use super::openai::{Shape, now, usage};
 use crate::api::{
+    App,
     http::{ApiError, Response},
     stream,
 };
@@ -18,9 +19,9 @@ struct Telling {
 }
 
 /// The stream as an answer.
-pub(crate) fn reply(follower: Follower, shape: Shape) -> Response {
+pub(crate) fn reply(app: &App, follower: Follower, shape: Shape) -> Response {
     let mut telling = Telling { job: follower.job().clone(), shape, partials: 0 };
-    stream::reply(follower, move |event, out| match event {
+    stream::reply(app, follower, move |event, out| match event {
         Some(event) => out.text(&telling.partial(event)),
         // The specification shows no such line; clients that know it from chat wait for it, the others skip it.
         None => out.text(&(telling.end() + "data: [DONE]\n\n")),
