@@ -2,6 +2,7 @@
 
 mod body;
 mod build;
+mod checks;
 mod dialects;
 mod edit_fields;
 pub(crate) mod fields;

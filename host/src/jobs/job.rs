@@ -1,164 +1,19 @@
-//! One job: its request, its state, its events and its pictures.
+//! One job over its life: its request, its state, its events and its pictures.
 
-use super::{Ending, EventRing, JobSpec, Keeper, SettledSpec};
-use crate::fault::{Fault, FaultCode};
+mod end;
+
+use super::{
+    EventRing, JobId, JobSpec, JobState, Keeper, Origin, Outcome, Past, Picture, SettledSpec, Snapshot, Timings,
+};
+use crate::fault::Fault;
 use serde_json::{Map, Value, json};
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
-
-/// A job's id: `job-` and a random UUID.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(Arc<str>);
-
-impl JobId {
-    /// A fresh one.
-    pub fn random() -> Self {
-        JobId(format!("job-{}", uuid::Uuid::new_v4()).into())
-    }
-
-    /// Checks the text form: nothing else is ever looked up.
-    pub fn parse(text: &str) -> Option<Self> {
-        let uuid = text.strip_prefix("job-")?;
-        let well_formed = uuid.len() == 36 && uuid.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
-        (well_formed && uuid::Uuid::parse_str(uuid).is_ok()).then(|| JobId(text.into()))
-    }
-
-    /// The text form.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for JobId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum JobState {
-    /// Waiting for a device.
-    Queued,
-    /// On a device.
-    Running,
-    /// Ended with pictures.
-    Completed,
-    /// Ended with a fault.
-    Failed,
-    /// Ended on request.
-    Cancelled,
-}
-
-impl JobState {
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            JobState::Queued => "queued",
-            JobState::Running => "running",
-            JobState::Completed => "completed",
-            JobState::Failed => "failed",
-            JobState::Cancelled => "cancelled",
-        }
-    }
-
-    /// Whether nothing more will happen.
-    pub fn is_terminal(self) -> bool {
-        matches!(self, JobState::Completed | JobState::Failed | JobState::Cancelled)
-    }
-
-    /// The state of a wire name.
-    pub fn parse(text: &str) -> Option<Self> {
-        [JobState::Queued, JobState::Running, JobState::Completed, JobState::Failed, JobState::Cancelled]
-            .into_iter()
-            .find(|s| s.as_str() == text)
-    }
-}
-
-/// A finished picture.
-#[derive(Debug, Clone)]
-pub struct Picture {
-    /// The encoded file.
-    pub bytes: Arc<Vec<u8>>,
-    /// Its media type.
-    pub media_type: &'static str,
-    /// The seed it was made from.
-    pub seed: u64,
-    /// Width in pixels.
-    pub width: u32,
-    /// Height in pixels.
-    pub height: u32,
-    /// A1111's text form of the recipe.
-    pub infotext: Arc<str>,
-}
-
-impl Picture {
-    /// The file without a copy: a reader that fetches it slowly costs no memory.
-    pub fn shared(&self) -> bytes::Bytes {
-        struct Shared(Arc<Vec<u8>>);
-        impl AsRef<[u8]> for Shared {
-            fn as_ref(&self) -> &[u8] {
-                &self.0
-            }
-        }
-        bytes::Bytes::from_owner(Shared(self.bytes.clone()))
-    }
-}
-
-/// How a job ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// With pictures.
-    Complete,
-    /// With a fault.
-    Failed(Fault),
-    /// On request.
-    Cancelled,
-}
-
-/// Durations of a job's phases.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timings {
-    /// Waiting in the queue.
-    pub queue: Duration,
-    /// Loading the model.
-    pub load: Duration,
-    /// Encoding texts and pictures.
-    pub encode: Duration,
-    /// The steps.
-    pub denoise: Duration,
-    /// Decoding latents.
-    pub decode: Duration,
-    /// Writing the files.
-    pub write: Duration,
-}
-
-/// The ids of the request that made a job, for logs and streams.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Origin {
-    /// `X-Request-Id`.
-    pub request_id: String,
-    /// `X-Correlation-ID`.
-    pub correlation_id: String,
-    /// The trace of `traceparent`: 32 hexadecimal digits.
-    pub trace_id: String,
-}
-
-/// What a job that comes back after a restart was before.
-#[derive(Debug)]
-pub struct Past {
-    /// The id it had.
-    pub id: JobId,
-    /// When it came first.
-    pub created: SystemTime,
-    /// The number of the newest event that anybody can have seen.
-    pub last_event: u64,
-}
 
 #[derive(Debug)]
 struct Inner {
@@ -172,25 +27,6 @@ struct Inner {
     pictures: Vec<Picture>,
     fault: Option<Fault>,
     timings: Timings,
-}
-
-/// A consistent copy of what can change.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// Where the job stands.
-    pub state: JobState,
-    /// Steps done.
-    pub step: u32,
-    /// Steps in all.
-    pub total: u32,
-    /// The pictures so far.
-    pub pictures: Vec<Picture>,
-    /// Why it failed.
-    pub fault: Option<Fault>,
-    /// How long each phase took.
-    pub timings: Timings,
-    /// Seconds since the run began, or until its end.
-    pub run_seconds: Option<f64>,
 }
 
 /// One job.
@@ -259,46 +95,6 @@ impl Job {
                 timings: Timings::default(),
             }),
         })
-    }
-
-    /// A job that ended in a former program, with the `fields` of its last event. Nothing happens to it any more.
-    pub fn ended_before(
-        past: Past,
-        owner: String,
-        spec: JobSpec,
-        state: JobState,
-        pictures: Vec<Picture>,
-        fields: Map<String, Value>,
-    ) -> Arc<Self> {
-        let job = Self::with_past(past, owner, spec, Origin::default());
-        let event = match state {
-            JobState::Completed => "complete",
-            JobState::Cancelled => "cancelled",
-            _ => "error",
-        };
-        let fault = (state == JobState::Failed).then(|| {
-            let code = fields.get("code").and_then(Value::as_str).and_then(FaultCode::parse);
-            let message = fields.get("message").and_then(Value::as_str).unwrap_or_default();
-            Fault::new(code.unwrap_or(FaultCode::Internal), message)
-        });
-        {
-            let mut inner = job.lock();
-            (inner.state, inner.ending, inner.ended) = (state, true, Some(Instant::now()));
-            (inner.fault, inner.pictures) = (fault, pictures);
-        }
-        let fields = job.with_picture(fields);
-        job.events.publish(event, line(Some(job.id.as_str()), event, fields), true);
-        job
-    }
-
-    /// The fields of the last event, and the first picture, if there is one.
-    fn with_picture(&self, mut fields: Map<String, Value>) -> Map<String, Value> {
-        use base64::Engine as _;
-        if let Some(first) = self.lock().pictures.first() {
-            let text = base64::engine::general_purpose::STANDARD.encode(first.bytes.as_slice());
-            fields.insert("image_base64".into(), text.into());
-        }
-        fields
     }
 
     /// Gives the job a keeper, before anybody can start or end it.
@@ -534,83 +330,6 @@ impl Job {
         self.lock().started
     }
 
-    /// Ends the job: exactly one terminal event, the first call wins. The keeper hears of it before anybody else does.
-    pub fn finish(&self, outcome: Outcome) -> bool {
-        self.end(outcome, false)
-    }
-
-    fn end(&self, outcome: Outcome, only_queued: bool) -> bool {
-        let Some(ending) = self.decide(outcome, only_queued) else { return false };
-        if let Some(keeper) = self.keeper.get() {
-            keeper.ended(self, &ending);
-        }
-        {
-            let mut inner = self.lock();
-            inner.state = ending.state;
-            inner.ended = Some(Instant::now());
-            inner.fault = ending.fault;
-            inner.pictures = ending.pictures;
-        }
-        let fields = self.with_picture(ending.fields);
-        self.cancel.store(true, Ordering::Release);
-        let first = self.events.publish(ending.event, line(Some(self.id.as_str()), ending.event, fields), true);
-        if let Some(keeper) = self.keeper.get() {
-            keeper.told(self);
-        }
-        first
-    }
-
-    /// Decides how the job ends. Only the first caller gets an answer.
-    fn decide(&self, outcome: Outcome, only_queued: bool) -> Option<Ending> {
-        let mut inner = self.lock();
-        if inner.ending || (only_queued && inner.state != JobState::Queued) {
-            return None;
-        }
-        inner.ending = true;
-        let (state, event, fields, fault) = match outcome {
-            Outcome::Complete => (JobState::Completed, "complete", self.complete_fields(&inner), None),
-            Outcome::Cancelled => {
-                let fields = json!({ "code": FaultCode::Cancelled.as_str(), "message": "the job was cancelled" });
-                (JobState::Cancelled, "cancelled", fields, None)
-            }
-            Outcome::Failed(fault) => {
-                let fields = json!({
-                    "code": fault.code.as_str(), "message": fault.message, "field": fault.field,
-                    "retriable": fault.code.retriable(),
-                });
-                (JobState::Failed, "error", fields, Some(fault))
-            }
-        };
-        let pictures = if state == JobState::Completed { inner.pictures.clone() } else { Vec::new() };
-        let fields = match fields {
-            Value::Object(fields) => fields,
-            _ => Map::new(),
-        };
-        // Nothing but the end is published from here on.
-        let event_id = self.events.last_id() + 1;
-        Some(Ending { state, event, event_id, fields, pictures, fault, ran: inner.started.is_some() })
-    }
-
-    fn complete_fields(&self, inner: &Inner) -> Value {
-        let images: Vec<Value> = inner
-            .pictures
-            .iter()
-            .enumerate()
-            .map(|(i, p)| {
-                json!({ "index": i, "seed": p.seed, "width": p.width, "height": p.height,
-                "media_type": p.media_type, "url": format!("/v1/jobs/{}/images/{i}", self.id) })
-            })
-            .collect();
-        let first = inner.pictures.first();
-        json!({
-            "format": self.spec.format.extension(),
-            "seed": first.map_or(self.spec.seed, |p| p.seed),
-            "seeds": inner.pictures.iter().map(|p| p.seed).collect::<Vec<_>>(),
-            "images": images,
-            "timings": timings_json(&inner.timings),
-        })
-    }
-
     /// Counts a reader of the stream in.
     pub fn reader_joined(&self) {
         self.readers.fetch_add(1, Ordering::AcqRel);
@@ -636,13 +355,4 @@ pub(crate) fn line(job: Option<&str>, name: &str, fields: Map<String, Value>) ->
     }
     object.extend(fields);
     Value::Object(object).to_string()
-}
-
-/// Milliseconds of each phase.
-pub(crate) fn timings_json(t: &Timings) -> Value {
-    let ms = |d: Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
-    json!({
-        "queue_ms": ms(t.queue), "load_ms": ms(t.load), "encode_ms": ms(t.encode),
-        "denoise_ms": ms(t.denoise), "decode_ms": ms(t.decode), "write_ms": ms(t.write),
-    })
 }
