@@ -254,7 +254,7 @@ mod tests {
         let (owners, models) = (["a", "b", "c", "d"], ["m", "n", "o"]);
         let Some(long_ago) = Instant::now().checked_sub(MAX_SKIP_AGE) else { unreachable!("the machine runs longer") };
         let mut passed_over = 0;
-        for _ in 0..2000 {
+        for _ in 0..500 {
             let mut guest = || {
                 let (owner, model) = (owners[random(4) as usize], models[random(3) as usize]);
                 let priority = [0, 0, 0, 5, -1][random(5) as usize];
@@ -274,7 +274,7 @@ mod tests {
             assert_eq!(told(&foreseen), told(&happened));
             passed_over += happened.windows(2).filter(|two| two[0].2 == two[1].2 && two[0].3 > two[1].3).count();
         }
-        assert!(passed_over > 1000, "turns and models did change the order: {passed_over}");
+        assert!(passed_over > 250, "turns and models did change the order: {passed_over}");
     }
 
     #[test]
