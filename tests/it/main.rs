@@ -29,6 +29,7 @@ mod numbers; // outputs that are no numbers, memory that does not suffice
 mod parity; // whole pictures over HTTP against diffusers
 mod pictures; // what tests of pictures share
 mod previews; // by factors, by decoders
+mod probe; // the health check of containers
 mod readme; // the README's examples, word for word
 mod refiner; // another model finishes the pictures
 mod reload; // new versions of plugins while the worker runs
