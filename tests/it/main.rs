@@ -3,6 +3,8 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod abuse; // wrong fields, foreign pages
+#[cfg(target_os = "linux")]
+mod admission; // what requests cost that come faster than they are worked on
 mod batches; // split as the memory wants it
 mod bounds; // how much of anything may come, how slowly, how often
 mod contract; // what the interface says of itself; HEAD, streams in figures
