@@ -28,6 +28,7 @@ mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod memory; // memory runs out by a limit of the kernel's
 mod models; // several models on one device: which stay, which go
 mod numbers; // outputs that are no numbers, memory that does not suffice
+mod onnx; // another runtime beside candle: waits for `cargo xtask onnx`
 mod parity; // whole pictures over HTTP against diffusers
 mod pictures; // what tests of pictures share
 mod previews; // by factors, by decoders
@@ -39,6 +40,8 @@ mod restart; // kill, drain, full disk: nothing gets lost
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong
 mod sampling; // noise levels, churn and adaptive steps of a request
+#[cfg(target_os = "linux")]
+mod sandbox; // models of an isolated backend
 mod secrets; // tokens: asked for, never shown
 mod singlefile; // single-file checkpoints, import, inspect, rm
 mod streams; // readers cut at any byte; a hive in any mood
