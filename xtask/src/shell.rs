@@ -33,9 +33,18 @@ pub(crate) fn complain(text: &str) {
 }
 
 /// Cargo, in the root of the tree.
+///
+/// `cargo xtask` has told this program its own package's name and place. Build scripts of some dependencies are run anew when
+/// these change, and all that rests on them with it: a cargo started from here must not see them.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"));
+        if told {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
