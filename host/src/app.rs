@@ -1,7 +1,7 @@
 //! The parts of a running worker, put together.
 
 use crate::{
-    api::{self, ApiError, Rooms, SdOptions, Turns},
+    api::{self, ApiError, SdOptions, Turns},
     backends::Plugins,
     clerk::Clerk,
     config::{BackendArgs, Config, Isolate, Limits, ModelArgs, StateFolder},
@@ -80,8 +80,6 @@ pub struct App {
     pub(crate) sdapi_options: SdOptions,
     /// Requests with an idempotency key that are being taken.
     pub(crate) turns: Turns,
-    /// Places for work off the runtime.
-    pub(crate) rooms: Rooms,
     default_model: Mutex<String>,
     starting: AtomicBool,
     start_fault: Mutex<Option<Fault>>,
@@ -192,7 +190,6 @@ impl App {
             plugins,
             sdapi_options: SdOptions::default(),
             turns: Turns::default(),
-            rooms: Rooms::default(),
             default_model: Mutex::new(model),
             starting: AtomicBool::new(true),
             start_fault: Mutex::new(None),
@@ -325,8 +322,7 @@ impl App {
         // Also those whose model is still being fetched, which are in no queue yet.
         for job in self.registry.list().iter().filter(|job| job.state() == JobState::Queued) {
             if self.keeps(job) {
-                // One that has just begun is among the running ones below.
-                job.suspend_waiting();
+                job.suspend();
             } else {
                 job.finish(Outcome::Failed(Fault::new(
                     FaultCode::Draining,

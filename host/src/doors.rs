@@ -59,7 +59,8 @@ impl Desk {
             },
             metadata: true,
             queue_jobs: 16,
-            keep: (Duration::from_secs(60), 16),
+            // The ended job that is asked for again and again outlasts any fuzzer's run.
+            keep: (Duration::from_secs(7 * 24 * 3600), 16),
             state: None,
             state_bytes: 0,
             on_restart: OnRestart::default(),

@@ -19,7 +19,6 @@ pub mod jobs;
 pub mod ledger;
 pub mod library;
 mod names;
-pub mod outbound;
 mod picture;
 pub mod pulls;
 mod recipe;

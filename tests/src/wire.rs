@@ -122,8 +122,8 @@ pub fn gives_nothing_away(text: &str) -> Result<(), String> {
     }
 }
 
-/// A refusal without the names of fields in it: an unknown field is told by its name, which is the sender's own word.
-fn without_fields(text: &str, body: &Value) -> String {
+/// A refusal without the names of fields in it: what is wrong with a field is told with its name, which is the sender's word.
+pub fn without_fields(text: &str, body: &Value) -> String {
     let several = body["error"]["errors"].as_array().into_iter().flatten().map(|e| &e["field"]);
     let names = several.chain([&body["error"]["field"], &body["error"]["param"]]).filter(|name| name.is_string());
     // As it stands in JSON, without the quotes.

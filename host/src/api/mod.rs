@@ -15,7 +15,6 @@ mod openapi;
 mod outpaint;
 mod page;
 mod restore;
-mod rooms;
 mod routes;
 mod schemas;
 mod stream;
@@ -25,7 +24,6 @@ mod xl;
 
 pub(crate) use self::{
     build::job_spec, dialects::sdapi_options::SdOptions, http::ApiError, idempotency::Turns, restore::restore,
-    rooms::Rooms,
 };
 
 use self::{

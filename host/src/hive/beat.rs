@@ -8,9 +8,8 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::client::{Answer, Client};
+use super::client::{Answer, Client, check_url};
 use super::{HiveConfig, HiveError, Status, Timing, WorkerStatus};
-use crate::outbound::check_url;
 
 /// How a heartbeat went.
 #[derive(Clone, Debug, PartialEq, Eq)]

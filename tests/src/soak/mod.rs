@@ -8,7 +8,7 @@ mod verdict;
 
 pub use verdict::{Line, Verdict};
 
-use crate::{Random, Worker, meter};
+use crate::{Client, Random, Worker, meter};
 use chaos::{Chaos, ROLES};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -71,9 +71,21 @@ pub fn run(worker: &Worker, models: &[String], time: Duration, plan: &Plan, say:
         // A role's panic was caught and kept.
         let _ = thread.join();
     }
+    let books = close_books(&chaos.client);
     let settled = settle(worker, idle.fds);
-    let books = catch_unwind(AssertUnwindSafe(|| Books::read(&chaos.client))).unwrap_or_default();
     Verdict::of(&End { idle, settled, books }, &samples, &chaos, plan.quiet, &worker.log_text())
+}
+
+/// Waits until every job has ended, at most two minutes; what the books say then.
+fn close_books(client: &Client) -> Books {
+    let until = Instant::now() + Duration::from_secs(120);
+    loop {
+        let books = catch_unwind(AssertUnwindSafe(|| Books::read(client))).unwrap_or_default();
+        if books.are_closed() || books == Books::default() || Instant::now() > until {
+            return books;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// Waits until the jobs are done and the connections closed, at most a minute.

@@ -17,10 +17,12 @@ pub(super) struct Sample {
 }
 
 /// What the worker's own books say of jobs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Books {
     accepted: u64,
     ended: u64,
+    /// Jobs that have not ended, as the list of jobs tells them.
+    open: Vec<String>,
 }
 
 impl Books {
@@ -31,7 +33,15 @@ impl Books {
                 text.lines().filter(|l| l.starts_with(name)).filter_map(|l| l.rsplit(' ').next()?.parse().ok());
             values.map(|v: f64| v as u64).sum()
         };
-        Books { accepted: sum("sd_worker_jobs_accepted_total"), ended: sum("sd_worker_jobs_finished_total") }
+        let (accepted, ended) = (sum("sd_worker_jobs_accepted_total"), sum("sd_worker_jobs_finished_total"));
+        let lists = ["queued", "running"].map(|state| client.get(&format!("/v1/jobs?status={state}")).json());
+        let open = lists.iter().flat_map(|list| list["data"].as_array().cloned().unwrap_or_default());
+        Books { accepted, ended, open: open.map(|job| job.to_string()).collect() }
+    }
+
+    /// Whether every job has ended that was accepted.
+    pub(super) fn are_closed(&self) -> bool {
+        self.accepted > 0 && self.ended == self.accepted && self.open.is_empty()
     }
 }
 
@@ -104,9 +114,14 @@ impl Verdict {
         line("jobs taken", chaos.jobs().to_string(), "at least 1", chaos.jobs() > 0);
         line(
             "jobs that ended, of those accepted",
-            format!("{} of {}", books.ended, books.accepted),
+            format!(
+                "{} of {}{}",
+                books.ended,
+                books.accepted,
+                books.open.iter().map(|j| format!("; {j:.300}")).collect::<String>()
+            ),
             "all",
-            books.accepted > 0 && books.ended == books.accepted,
+            books.are_closed(),
         );
         line(
             "memory growth",

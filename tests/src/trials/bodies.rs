@@ -68,7 +68,7 @@ pub fn tiny_chunks(worker: &Worker, requests: usize, chunks: usize) -> String {
     }
     body.extend_from_slice(b"0\r\n\r\n");
     let send = || {
-        let exchange = wire::ask(wire::address(&worker.url), &body, Duration::from_secs(30));
+        let exchange = wire::ask(wire::address(&worker.url), &body, Duration::from_secs(90));
         let answer = exchange.answer.expect("an answer");
         assert!([400, 413].contains(&answer.status), "{}", answer.status);
         wire::proper_refusal(&answer).expect("a proper refusal");
