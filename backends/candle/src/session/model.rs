@@ -151,7 +151,7 @@ impl Parts {
         let scratch = AtomicU64::new(0);
         Ok(Parts {
             ops,
-            pool: pool.clone(),
+            pool,
             encoders,
             encoder_roles,
             unet,
@@ -160,14 +160,8 @@ impl Parts {
             pooled_width,
             weights,
             scratch,
-            _memory: GiveBack(pool),
+            _memory: GiveBack,
         })
-    }
-
-    /// The sizes of its latents and pictures.
-    pub(crate) fn shapes(&self) -> author::Shapes {
-        let config = self.vae.config();
-        author::Shapes { channels: config.latent_channels, factor: config.factor() }
     }
 
     /// The extra tensors that every item brings, in the order of the denoiser's channels first.
