@@ -126,6 +126,13 @@ pub struct StepStats {
     pub device_ns: u64,
 }
 
+impl StepStats {
+    /// All the time since then, for devices that do nothing else meanwhile.
+    pub fn since(start: std::time::Instant) -> Self {
+        StepStats { device_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX) }
+    }
+}
+
 /// An opened diffusion model. One caller at a time, which `&mut` enforces.
 #[sabi_trait]
 pub trait Diffusion: Send {

@@ -78,6 +78,15 @@ impl<'a> TensorRef<'a> {
         Ok(self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
+    /// The values of pictures as `f32` 0–1, copied: bytes are 255ths, numbers stay. Fails as [`TensorRef::to_f32`] does.
+    pub fn to_picture(&self) -> Result<Vec<f32>, AbiError> {
+        if self.dtype == DType::U8 {
+            self.validate()?;
+            return Ok(self.bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect());
+        }
+        self.to_f32()
+    }
+
     /// The extents as an array of `N`, or an error that says what was expected.
     pub fn dims<const N: usize>(&self) -> Result<[usize; N], AbiError> {
         dims(&self.shape, &self.name)
@@ -165,5 +174,8 @@ mod tests {
         let mut out = TensorMut::new(DType::U8, &[1, 1, 1, 3], &mut bytes).unwrap();
         out.write_picture(&[-1.0, 0.5, 2.0]).unwrap();
         assert_eq!(bytes, [0, 128, 255]);
+        let back = TensorRef::new("", DType::U8, &[1, 1, 1, 3], &bytes).unwrap().to_picture().unwrap();
+        assert_eq!(back, [0.0, 128.0 / 255.0, 1.0]);
+        assert_eq!(TensorRef::f32("", &[2], &[0.5, 2.0]).unwrap().to_picture().unwrap(), [0.5, 2.0]);
     }
 }

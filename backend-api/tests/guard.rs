@@ -259,6 +259,7 @@ fn broken_arguments_never_arrive() {
     assert_eq!(check(&[1, 2], &[1.0], 2), Some(Code::INVALID));
     assert_eq!(check(&[1, 2], &[1.0, 1.0], 0), Some(Code::INVALID));
     assert_eq!(check(&[], &[], 2), Some(Code::INVALID));
+    assert_eq!(check(&[1, 2], &[1.0, f32::NAN], 2), Some(Code::INVALID));
     // A view whose shape lies about its bytes: an older or foreign host could send it.
     let bytes = [0u8; 8];
     let lying =

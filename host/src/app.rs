@@ -1,7 +1,7 @@
 //! The parts of a running worker, put together.
 
 use crate::{
-    api::{self, ApiError, SdOptions, Turns},
+    api::{self, ApiError, Rooms, SdOptions, Turns},
     backends::Plugins,
     clerk::Clerk,
     config::{BackendArgs, Config, Isolate, Limits, ModelArgs, StateFolder},
@@ -80,6 +80,8 @@ pub struct App {
     pub(crate) sdapi_options: SdOptions,
     /// Requests with an idempotency key that are being taken.
     pub(crate) turns: Turns,
+    /// Places for work off the runtime.
+    pub(crate) rooms: Rooms,
     default_model: Mutex<String>,
     starting: AtomicBool,
     start_fault: Mutex<Option<Fault>>,
@@ -190,6 +192,7 @@ impl App {
             plugins,
             sdapi_options: SdOptions::default(),
             turns: Turns::default(),
+            rooms: Rooms::default(),
             default_model: Mutex::new(model),
             starting: AtomicBool::new(true),
             start_fault: Mutex::new(None),
@@ -322,7 +325,8 @@ impl App {
         // Also those whose model is still being fetched, which are in no queue yet.
         for job in self.registry.list().iter().filter(|job| job.state() == JobState::Queued) {
             if self.keeps(job) {
-                job.suspend();
+                // One that has just begun is among the running ones below.
+                job.suspend_waiting();
             } else {
                 job.finish(Outcome::Failed(Fault::new(
                     FaultCode::Draining,

@@ -250,16 +250,9 @@ impl Ledger {
 
     /// Ends a job of which only the record is left. Blocks.
     pub fn report(&self, record: &JobRecord, model: &str, fault: &Fault) {
-        let job = json!({
-            "job_id": record.id, "status": JobState::Failed.as_str(), "model": model, "created": seconds(record.created_ms),
-            "priority": record.priority,
-            "error": { "code": fault.code.as_str(), "message": fault.message, "field": fault.field },
-        });
-        let fields = json!({
-            "code": fault.code.as_str(), "message": fault.message, "field": fault.field, "retriable": fault.code.retriable(),
-        });
-        let result =
-            json!({ "job": job, "event": { "name": "error", "id": first_event(record) + 1, "fields": fields } });
+        let job = view::lost(&record.id, model, seconds(record.created_ms), record.priority, fault);
+        let event = json!({ "name": "error", "id": first_event(record) + 1, "fields": view::failed(fault) });
+        let result = json!({ "job": job, "event": event });
         let outcome = self.store.finish(&record.id, store::JobState::Error, result.to_string(), Vec::new());
         if let Err(e) = self.heed(outcome) {
             tracing::warn!(job_id = record.id, code = e.code(), "the end of a job could not be kept: {e}");

@@ -19,6 +19,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod library;
 mod names;
+pub mod outbound;
 mod picture;
 pub mod pulls;
 mod recipe;

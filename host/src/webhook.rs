@@ -16,7 +16,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use ureq::unversioned::transport::DefaultConnector;
 
-use crate::hive::{HiveError, agent_config, check_url};
+use crate::outbound::{BadUrl, agent_config, check_url};
 
 mod resolve;
 
@@ -106,8 +106,8 @@ impl WebhookError {
     }
 }
 
-impl From<HiveError> for WebhookError {
-    fn from(_: HiveError) -> Self {
+impl From<BadUrl> for WebhookError {
+    fn from(_: BadUrl) -> Self {
         Self::Url
     }
 }

@@ -54,7 +54,7 @@ class Encoder(torch.nn.Module):
         return self.inner.encode(sample).latent_dist.parameters
 
 
-def export(module, inputs, names, output, axes, path):
+def export(module, inputs, names, output, axes, path, fold):
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
         module.eval(),
@@ -64,11 +64,13 @@ def export(module, inputs, names, output, axes, path):
         output_names=[output],
         dynamic_axes=axes,
         opset_version=17,
+        do_constant_folding=fold,
         dynamo=False,
     )
 
 
-def main(model, out):
+def main(model, out, fold=True):
+    """With `fold`, what follows from the weights alone is worked out now; without, the weights stay as they are."""
     warnings.filterwarnings("ignore")
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, torch_dtype=torch.float32)
     # Plain matrix products: the exporter then needs no operator that older runtimes lack.
@@ -89,6 +91,7 @@ def main(model, out):
             "last_hidden_state",
             {"input_ids": {0: "batch", 1: "tokens"}, "last_hidden_state": {0: "batch", 1: "tokens"}},
             out / "text_encoder" / "model.onnx",
+            fold,
         )
         export(
             Unet(pipe.unet),
@@ -97,6 +100,7 @@ def main(model, out):
             "out_sample",
             {"sample": square, "encoder_hidden_states": {0: "batch", 1: "tokens"}, "out_sample": square},
             out / "unet" / "model.onnx",
+            fold,
         )
         export(
             Decoder(pipe.vae),
@@ -105,6 +109,7 @@ def main(model, out):
             "sample",
             {"latent_sample": square, "sample": square},
             out / "vae_decoder" / "model.onnx",
+            fold,
         )
         export(
             Encoder(pipe.vae),
@@ -113,6 +118,7 @@ def main(model, out):
             "latent_parameters",
             {"sample": square, "latent_parameters": square},
             out / "vae_encoder" / "model.onnx",
+            fold,
         )
     for part in ("scheduler", "tokenizer"):
         shutil.copytree(model / part, out / part, dirs_exist_ok=True)

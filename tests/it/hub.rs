@@ -122,6 +122,18 @@ fn a_refiner_is_fetched_too() {
 }
 
 #[test]
+fn a_drawn_seed_stays_what_was_told() {
+    let both = start(&["--pull", "on-demand"], |_, honest| honest);
+    let client = both.worker.client();
+    let accepted = client.post("/v1/jobs", &json!({ "model": REPO, "prompt": "x", "steps": 1 })).json();
+    let events = client.events(accepted["job_id"].as_str().unwrap(), 0).rest();
+    assert_eq!(ends_as(&events).0, "complete", "{:?}", events.last());
+    let started = events.iter().find(|e| e["event"] == "started").unwrap();
+    assert!(accepted["seed"].is_u64());
+    assert_eq!((&started["seed"], &events.last().unwrap()["seed"]), (&accepted["seed"], &accepted["seed"]));
+}
+
+#[test]
 fn jobs_for_the_same_model_fetch_it_once() {
     let both = start(&["--pull", "on-demand"], |_, honest| honest.drip());
     let client = both.worker.client();

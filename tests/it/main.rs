@@ -3,6 +3,8 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 mod abuse; // wrong fields, foreign pages
+#[cfg(target_os = "linux")]
+mod admission; // what requests cost that come faster than they are worked on
 mod batches; // split as the memory wants it
 mod bounds; // how much of anything may come, how slowly, how often
 mod contract; // what the interface says of itself; HEAD, streams in figures
@@ -26,9 +28,11 @@ mod lifecycle; // cancel, disconnect, full queue, shutdown
 mod memory; // memory runs out by a limit of the kernel's
 mod models; // several models on one device: which stay, which go
 mod numbers; // outputs that are no numbers, memory that does not suffice
+mod onnx; // another runtime beside candle: waits for `cargo xtask onnx`
 mod parity; // whole pictures over HTTP against diffusers
 mod pictures; // what tests of pictures share
 mod previews; // by factors, by decoders
+mod probe; // the health check of containers
 mod readme; // the README's examples, word for word
 mod refiner; // another model finishes the pictures
 mod reload; // new versions of plugins while the worker runs
@@ -36,6 +40,8 @@ mod restart; // kill, drain, full disk: nothing gets lost
 mod road; // prompt in, events and picture out
 mod rules; // dependency rules, lints, words that do not belong
 mod sampling; // noise levels, churn and adaptive steps of a request
+#[cfg(target_os = "linux")]
+mod sandbox; // models of an isolated backend
 mod secrets; // tokens: asked for, never shown
 mod singlefile; // single-file checkpoints, import, inspect, rm
 mod streams; // readers cut at any byte; a hive in any mood

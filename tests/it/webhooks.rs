@@ -1,6 +1,10 @@
 //! Telling a client's own server that a job has ended, through refusals, failures and a restart.
 
-use crate::support::{ends_as, gauss, kill};
+use crate::{
+    pictures::png,
+    support::{ends_as, gauss, kill},
+};
+use image::RgbImage;
 use sd_tests::{Worker, WorkerOptions};
 use serde_json::{Value, json};
 use std::{
@@ -55,6 +59,12 @@ fn telling(host: &str, more: &[&str]) -> WorkerOptions {
     options
 }
 
+/// A job that enlarges a picture and tells its end there.
+fn upscale(url: &str) -> Value {
+    let picture = png(&RgbImage::new(16, 16));
+    json!({ "operation": "image_upscale", "init_image": picture, "upscaler": "lanczos", "webhook": url })
+}
+
 #[test]
 fn every_end_is_told_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -77,6 +87,8 @@ fn every_end_is_told_once() {
     );
     assert_eq!(body["job"]["images"][0]["media_type"], "image/png");
     assert!(!body.to_string().contains("secret words"), "the prompt stays here: {body}");
+    client.run(&upscale(&url));
+    assert_eq!(got.recv_timeout(Duration::from_secs(30)).unwrap().1["job"]["operation"], "image_upscale");
     let job = client.submit(&json!({ "prompt": "x", "steps": 150, "webhook": url }));
     client.delete(&format!("/v1/jobs/{job}"));
     assert_eq!(got.recv_timeout(Duration::from_secs(30)).unwrap().1["event"], "cancelled");
@@ -96,6 +108,9 @@ fn only_the_operator_decides_who_is_told() {
         );
     };
     refuse(&closed, "http://example.org/");
+    let enlarge = upscale("http://example.org/");
+    let answer = closed.client().post("/v1/jobs", &enlarge);
+    assert_eq!((answer.status, &answer.json()["error"]["field"]), (422, &json!("webhook")), "{}", answer.json());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let got = receiver(listener, vec![200]);

@@ -1,7 +1,10 @@
 //! The worker tried with the clients that people use: their own packages, in environments of their own below the target
 //! folder. What cannot be installed here is told, never passed over.
 
-use crate::shell::{Outcome, cargo, root, say, step, target};
+use crate::{
+    packages::{is_current, place, python, quiet, remember},
+    shell::{Outcome, cargo, root, say, step, target},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -61,23 +64,9 @@ fn scripts(folder: &Path, ending: &str) -> Result<Vec<PathBuf>, String> {
 }
 
 fn prepare() -> Kit {
-    let source = root().join("tests/clients");
-    let place = target().parent().map_or_else(|| target().join("clients"), |t| t.join("clients"));
-    Kit { python: python(&source, &place.join("python")), node: node(&source, &place.join("node")) }
-}
-
-fn python(source: &Path, place: &Path) -> Result<(PathBuf, PathBuf), String> {
-    let program = place.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    let list = source.join("requirements.txt");
-    if !is_current(&list, place) {
-        let base = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-        quiet(Command::new(base).args(["-m", "venv", "--clear"]).arg(place))?;
-        let options =
-            ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"];
-        quiet(Command::new(&program).args(options).arg("-r").arg(&list))?;
-        remember(&list, place)?;
-    }
-    Ok((program, source.to_path_buf()))
+    let (source, place) = (root().join("tests/clients"), place("clients"));
+    let python = python(&source.join("requirements.txt"), &place.join("python"));
+    Kit { python: python.map(|program| (program, source.clone())), node: node(&source, &place.join("node")) }
 }
 
 fn node(source: &Path, place: &Path) -> Result<(PathBuf, PathBuf), String> {
@@ -99,25 +88,4 @@ fn node(source: &Path, place: &Path) -> Result<(PathBuf, PathBuf), String> {
     }
     quiet(Command::new("node").arg("--version"))?;
     Ok(("node".into(), place.to_path_buf()))
-}
-
-/// Whether a place was filled from this very list.
-fn is_current(list: &Path, place: &Path) -> bool {
-    matches!((fs::read(list), fs::read(place.join("installed"))), (Ok(a), Ok(b)) if a == b)
-}
-
-fn remember(list: &Path, place: &Path) -> Outcome {
-    fs::copy(list, place.join("installed")).map(|_| ()).map_err(|e| format!("{}: {e}", place.display()))
-}
-
-/// Runs a program without its output; the reason of a failure is the last line it said.
-fn quiet(command: &mut Command) -> Outcome {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let done = command.output().map_err(|e| format!("cannot start {name}: {e}"))?;
-    if done.status.success() {
-        return Ok(());
-    }
-    let said = [done.stdout, done.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("without a word");
-    Err(format!("{name} failed: {last}"))
 }

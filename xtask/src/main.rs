@@ -1,9 +1,11 @@
-//! Project commands: `cargo xtask serve | test | clients | soak | fuzz | variants | bench | badges | golden`.
+//! Project commands: `cargo xtask serve | test | clients | onnx | soak | fuzz | variants | bench | badges | golden`.
 
 mod badges;
 mod bench;
 mod clients;
 mod fuzz;
+mod onnx;
+mod packages;
 mod serve;
 mod sheet;
 mod shell;
@@ -22,6 +24,7 @@ Project commands
                                 --profile dist for packages; --check tries each, --bench compares their speed)
   cargo xtask test              format, lints, documentation, every test
   cargo xtask clients [NAME]    try the worker with stock clients (installs them from PyPI and npm below the target folder)
+  cargo xtask onnx              try the ONNX plugin beside candle's (installs ONNX Runtime from PyPI below the target folder)
   cargo xtask soak [WHAT …]     the large trials, then mixed chaos for --minutes N (10) with every meter running
                                 (WHAT: trials, chaos, meter or the name of a trial; --list names them)
   cargo xtask bench             measure; beside diffusers where Python has it
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         "variants" => variants::run(&rest),
         "test" => test::run(),
         "clients" => clients::run(&rest),
+        "onnx" => onnx::run(),
         "soak" => soak::run(&rest),
         "bench" => bench::run(&rest),
         "badges" => badges::run(),

@@ -1,7 +1,7 @@
 //! Everything that must hold before a change lands. What cannot be run on a machine is told at the end, by name.
 
 use crate::shell::{Outcome, cargo, say, step, target};
-use crate::{clients, variants};
+use crate::{clients, onnx, variants};
 use std::time::Instant;
 
 pub(crate) fn run() -> Outcome {
@@ -16,7 +16,8 @@ pub(crate) fn run() -> Outcome {
     step("build plugins of other interface versions", old)?;
     variants::gauss()?;
     step("tests", cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]))?;
-    let missing = clients::try_all(&[])?;
+    let mut missing = clients::try_all(&[])?;
+    missing.extend(onnx::try_it()?);
     let mut doc = cargo(&["doc", "--release", "--locked", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", doc)?;

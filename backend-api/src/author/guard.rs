@@ -263,6 +263,9 @@ fn check_text(request: &TextRequest<'_>) -> Result<(), AbiError> {
         if input.weights.len() != input.tokens.len() {
             return Err(AbiError::invalid("each token needs one weight"));
         }
+        if input.weights.iter().any(|weight| !weight.is_finite()) {
+            return Err(AbiError::invalid("a token's weight is not finite"));
+        }
     }
     Ok(())
 }

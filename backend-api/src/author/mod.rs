@@ -9,9 +9,11 @@ mod export;
 mod guard;
 pub mod log;
 mod memory;
+mod shapes;
 mod traits;
 
 pub use emphasis::Emphasis;
 pub use guard::{info_guarded, open_guarded, probe_guarded};
 pub use memory::{memory_below, system_memory};
+pub use shapes::{Shapes, only_text};
 pub use traits::{Backend, Diffusion, Model, Plugin, Upscaler};

@@ -5,8 +5,7 @@ use crate::{
     network::{Feed, Network},
 };
 use backend_api::{
-    AbiError, Ctl, DType, EncoderInput, Param, PredictItem, Stage, StepStats, TensorMut, TensorRef, TextEncoded,
-    TextRequest,
+    AbiError, Ctl, EncoderInput, Param, PredictItem, Stage, StepStats, TensorMut, TensorRef, TextEncoded, TextRequest,
     abi_stable::std_types::RVec,
     author::{self, Emphasis},
     find,
@@ -68,18 +67,9 @@ impl Session {
     fn encode_input(&self, input: &EncoderInput<'_>, request: &TextRequest<'_>, ctl: &Ctl) -> Result<Text, AbiError> {
         let facts = &self.networks.facts;
         let (tokens, weights) = (input.tokens.as_slice(), input.weights.as_slice());
-        if let Some(token) = tokens.iter().chain(input.empty.iter()).find(|t| **t >= facts.vocab) {
-            return Err(AbiError::invalid(format!("token {token} is outside the vocabulary of {}", facts.vocab)));
-        }
         let length = input.chunk_length as usize;
-        if input.encoder != 0 || length > facts.tokens as usize || tokens.len() > 1024 * length {
-            return Err(AbiError::invalid(format!(
-                "this model has one text encoder, for up to 1024 chunks of {} tokens",
-                facts.tokens
-            )));
-        }
-        if weights.iter().any(|w| !w.is_finite()) {
-            return Err(AbiError::invalid("a token's weight is not finite"));
+        if length > facts.tokens as usize || tokens.len() > 1024 * length {
+            return Err(AbiError::invalid(format!("a text has up to 1024 chunks of {} tokens", facts.tokens)));
         }
         if find(&request.params, "zero") == Some("1") {
             return Ok(Text { states: vec![0.0; tokens.len() * facts.hidden as usize], tokens: tokens.len() });
@@ -101,14 +91,8 @@ impl Session {
         Ok(Text { states, tokens: tokens.len() })
     }
 
-    /// Latents and picture must fit each other and the model. Answers `[n, c, h, w]` of the latents.
-    fn fitting(&self, latents: [usize; 4], picture: [usize; 4]) -> Result<[usize; 4], AbiError> {
-        let (facts, [n, c, h, w]) = (&self.networks.facts, latents);
-        let wanted = [n, h * facts.factor, w * facts.factor, 3];
-        if c != facts.channels || picture != wanted || n * h * w == 0 {
-            return Err(AbiError::invalid(format!("latents {latents:?} and picture {picture:?} do not fit the model")));
-        }
-        Ok(latents)
+    fn shapes(&self) -> author::Shapes {
+        author::Shapes { channels: self.networks.facts.channels, factor: self.networks.facts.factor }
     }
 }
 
@@ -116,15 +100,9 @@ fn extents(shape: [usize; 4]) -> [i64; 4] {
     shape.map(|extent| extent as i64)
 }
 
-fn stats(start: Instant) -> StepStats {
-    StepStats { device_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX) }
-}
-
 impl author::Diffusion for Session {
     fn encode_text(&mut self, request: &TextRequest<'_>, ctl: &Ctl) -> Result<TextEncoded, AbiError> {
-        let [input] = request.inputs.as_slice() else {
-            return Err(AbiError::invalid("this model has one text encoder"));
-        };
+        let input = author::only_text(request, self.networks.facts.vocab)?;
         let text = self.encode_input(input, request, ctl)?;
         let (cond, tokens, bytes) = (self.next, text.tokens as u32, size_of_val(text.states.as_slice()) as u64);
         self.next += 1;
@@ -145,14 +123,7 @@ impl author::Diffusion for Session {
         ctl: &Ctl,
     ) -> Result<StepStats, AbiError> {
         let start = Instant::now();
-        let [_, c, h, w] = x.dims::<4>()?;
-        let facts = &self.networks.facts;
-        if c != facts.channels || h * w == 0 {
-            return Err(AbiError::invalid(format!(
-                "latents of {c} × {h} × {w}; this model has {} channels",
-                facts.channels
-            )));
-        }
+        let [_, c, h, w] = self.shapes().latents(x.dims()?)?;
         let texts = items
             .iter()
             .map(|item| self.texts.get(&item.cond).ok_or_else(|| AbiError::invalid("there is no such encoded text")))
@@ -175,7 +146,7 @@ impl author::Diffusion for Session {
                 ("timestep", &[1], Feed::Floats(&[items[first].timestep])),
                 (
                     "encoder_hidden_states",
-                    &[n as i64, texts[first].tokens as i64, i64::from(facts.hidden)],
+                    &[n as i64, texts[first].tokens as i64, i64::from(self.networks.facts.hidden)],
                     Feed::Floats(&states),
                 ),
             ];
@@ -185,7 +156,7 @@ impl author::Diffusion for Session {
             }
         }
         out.write_f32(&result)?;
-        Ok(stats(start))
+        Ok(StepStats::since(start))
     }
 
     fn decode(
@@ -196,7 +167,7 @@ impl author::Diffusion for Session {
         ctl: &Ctl,
     ) -> Result<StepStats, AbiError> {
         let start = Instant::now();
-        let [n, c, h, w] = self.fitting(latents.dims()?, out.dims()?)?;
+        let [n, c, h, w] = self.shapes().pictures(latents.dims()?, out.dims()?)?;
         let facts = &self.networks.facts;
         let mut values = latents.to_f32()?;
         values.iter_mut().for_each(|v| *v = *v / facts.scaling + facts.shift);
@@ -212,7 +183,7 @@ impl author::Diffusion for Session {
             );
         }
         out.write_picture(&pixels)?;
-        Ok(stats(start))
+        Ok(StepStats::since(start))
     }
 
     fn encode(
@@ -226,32 +197,25 @@ impl author::Diffusion for Session {
         let Some(network) = &self.networks.encoder else {
             return Err(AbiError::unsupported("encoding of pictures: the export has no VAE encoder with its moments"));
         };
-        let [n, moments, h, w] = out.dims::<4>()?;
-        let [n, c, h, w] = self.fitting([n, moments / 2, h, w], image.dims()?)?;
-        if moments != 2 * c {
-            return Err(AbiError::invalid("`encode` answers a mean and a deviation for each channel"));
-        }
+        let [n, c, h, w] = self.shapes().moments(image.dims()?, out.dims()?)?;
         let facts = &self.networks.facts;
-        let values = match image.dtype {
-            DType::U8 => image.bytes.iter().map(|v| f32::from(*v) / 255.0).collect(),
-            _ => image.to_f32()?,
-        };
+        let values = image.to_picture()?;
         let (scaling, shift) =
             if find(options, "raw") == Some("1") { (1.0, 0.0) } else { (facts.scaling, facts.shift) };
         let (height, width) = (h * facts.factor, w * facts.factor);
         let plane = height * width;
-        let mut result = Vec::with_capacity(n * moments * h * w);
+        let mut result = Vec::with_capacity(n * 2 * c * h * w);
         for picture in values.chunks_exact(3 * plane) {
             let planes: Vec<f32> =
                 (0..3).flat_map(|k| (0..plane).map(move |p| picture[p * 3 + k] * 2.0 - 1.0)).collect();
             let feed = [("sample", &extents([1, 3, height, width])[..], Feed::Floats(&planes))];
-            let found = run(network, &feed, "latent_parameters", moments * h * w, ctl)?;
+            let found = run(network, &feed, "latent_parameters", 2 * c * h * w, ctl)?;
             let (means, logs) = found.split_at(c * h * w);
             result.extend(means.iter().map(|v| (v - shift) * scaling));
             // The bounds are those of diffusers' DiagonalGaussianDistribution.
             result.extend(logs.iter().map(|v| (v.clamp(-30.0, 20.0) / 2.0).exp() * scaling));
         }
         out.write_f32(&result)?;
-        Ok(stats(start))
+        Ok(StepStats::since(start))
     }
 }

@@ -43,10 +43,6 @@ fn tensor(dtype: DType, shape: [usize; 4], data: &mut Aligned) -> Tensor {
     Tensor { struct_size: size_of::<Tensor>() as u32, dtype: dtype.0, shape, data: data.0.as_mut_ptr().cast() }
 }
 
-fn stats(start: Instant) -> StepStats {
-    StepStats { device_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX) }
-}
-
 impl Session {
     pub(crate) fn new(table: Table, handle: Handle, model: Arc<Handle>) -> Self {
         Session { table, handle, _model: model }
@@ -67,19 +63,15 @@ impl Session {
         let code = call(self, &input, &mut output, &mut error);
         error.check(code)?;
         to.copy_to(&mut out.bytes);
-        Ok(stats(start))
+        Ok(StepStats::since(start))
     }
 }
 
 impl author::Diffusion for Session {
     fn encode_text(&mut self, request: &TextRequest<'_>, ctl: &Ctl) -> Result<TextEncoded, AbiError> {
         let encode = self.table.encode_text.ok_or_else(|| AbiError::unsupported("texts"))?;
-        let [input] = request.inputs.as_slice() else {
-            return Err(AbiError::invalid("this model has one text encoder"));
-        };
-        if input.encoder != 0 {
-            return Err(AbiError::invalid(format!("there is no text encoder {}", input.encoder)));
-        }
+        // The engine knows its own vocabulary.
+        let input = author::only_text(request, u32::MAX)?;
         let params = Strings::new(&request.params);
         let text = Text {
             struct_size: size_of::<Text>() as u32,

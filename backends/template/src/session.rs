@@ -2,7 +2,8 @@
 
 use backend_api::{
     AbiError, Ctl, Param, PredictItem, StepStats, TensorMut, TensorRef, TextEncoded, TextRequest,
-    abi_stable::std_types::RVec, author,
+    abi_stable::std_types::RVec,
+    author::{self, Shapes, only_text},
 };
 use std::{collections::HashMap, time::Instant};
 
@@ -13,7 +14,7 @@ pub(crate) const FACTOR: usize = 8;
 
 /// An opened model.
 pub(crate) struct Session {
-    channels: usize,
+    shapes: Shapes,
     /// YOURS: hidden states on the device. Here: one number per text.
     conds: HashMap<u64, f32>,
     next: u64,
@@ -21,25 +22,17 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(channels: usize) -> Self {
-        Session { channels, conds: HashMap::new(), next: 1 }
+        Session { shapes: Shapes { channels, factor: FACTOR }, conds: HashMap::new(), next: 1 }
     }
 }
 
 impl author::Diffusion for Session {
-    /// Shapes and lengths were checked by the kit; ids and the number of encoders are yours.
+    /// The kit has checked lengths and weights; ids and the number of encoders are yours.
     fn encode_text(&mut self, request: &TextRequest<'_>, ctl: &Ctl) -> Result<TextEncoded, AbiError> {
         if ctl.cancelled() {
             return Err(AbiError::cancelled());
         }
-        let [input] = request.inputs.as_slice() else {
-            return Err(AbiError::invalid("this model has one text encoder"));
-        };
-        if input.encoder != 0 {
-            return Err(AbiError::invalid(format!("there is no text encoder {}", input.encoder)));
-        }
-        if let Some(token) = input.tokens.iter().find(|t| **t >= VOCAB) {
-            return Err(AbiError::invalid(format!("token {token} is outside the vocabulary of {VOCAB}")));
-        }
+        let input = only_text(request, VOCAB)?;
         // YOURS: run the encoder over the chunks, apply weights as `emphasis` says, keep the states.
         let sum: f32 = input.tokens.iter().zip(input.weights.iter()).map(|(t, w)| *t as f32 * w).sum();
         let cond = self.next;
@@ -61,12 +54,9 @@ impl author::Diffusion for Session {
         ctl: &Ctl,
     ) -> Result<StepStats, AbiError> {
         let start = Instant::now();
-        let [_, c, h, w] = x.dims::<4>()?;
-        if c != self.channels {
-            return Err(AbiError::invalid(format!("{c} channels; this model has {}", self.channels)));
-        }
+        let [_, c, h, w] = self.shapes.latents(x.dims()?)?;
         let mut values = x.to_f32()?;
-        for (item, latents) in items.iter().zip(values.chunks_exact_mut((c * h * w).max(1))) {
+        for (item, latents) in items.iter().zip(values.chunks_exact_mut(c * h * w)) {
             if ctl.cancelled() {
                 return Err(AbiError::cancelled());
             }
@@ -76,7 +66,7 @@ impl author::Diffusion for Session {
             latents.iter_mut().for_each(|v| *v = *v * share + text * 0.01);
         }
         out.write_f32(&values)?;
-        Ok(StepStats { device_ns: start.elapsed().as_nanos() as u64 })
+        Ok(StepStats::since(start))
     }
 
     fn decode(
@@ -89,14 +79,11 @@ impl author::Diffusion for Session {
         if ctl.cancelled() {
             return Err(AbiError::cancelled());
         }
-        let ([n, c, h, w], picture) = (latents.dims::<4>()?, out.dims::<4>()?);
-        if c != self.channels || picture != [n, h * FACTOR, w * FACTOR, 3] {
-            return Err(AbiError::invalid("the latents do not fit the picture"));
-        }
+        let [_, c, h, w] = self.shapes.pictures(latents.dims()?, out.dims()?)?;
         let values = latents.to_f32()?;
         // YOURS: the VAE's decoder.
-        let mut pixels = Vec::with_capacity(picture.iter().product());
-        for image in values.chunks_exact((c * h * w).max(1)) {
+        let mut pixels = Vec::with_capacity(out.dims::<4>()?.iter().product());
+        for image in values.chunks_exact(c * h * w) {
             for (y, x) in (0..h * FACTOR).flat_map(|y| (0..w * FACTOR).map(move |x| (y, x))) {
                 let cell = (y / FACTOR) * w + x / FACTOR;
                 pixels.extend((0..3).map(|j| (0.5 + image[j.min(c - 1) * h * w + cell] / 8.0).clamp(0.0, 1.0)));

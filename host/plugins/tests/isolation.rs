@@ -240,6 +240,27 @@ fn answers_of_libraries_are_remembered_until_the_file_changes() {
     assert_eq!(state(&search), State::Chosen);
 }
 
+#[test]
+fn an_answer_that_offers_nothing_is_asked_for_again() {
+    let (cache, runtime) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let state = |dir: &Path, id: &str, variable: &str| {
+        let child = vec!["env".into(), variable.into(), env!("CARGO_BIN_EXE_plugin-child").into()];
+        let search = Search { cache: Some(cache.path().into()), child: Some(child), ..isolated(dir) };
+        Catalog::scan(&search).report(&named(id, &[])).plugins[0].state
+    };
+    // No offer at all, and one of score 0: the plugin looks for the runtime's file only.
+    let (rogue, onnx) = (common::folder(&["rogue"]), common::folder(&["onnx"]));
+    let there = format!("ORT_DYLIB_PATH={}", runtime.path().display());
+    for (dir, id, without, with) in [
+        (&rogue, "rogue", "SD_ROGUE=lie@probe", "SD_ROGUE="),
+        (&onnx, "onnx", "ORT_DYLIB_PATH=/nowhere/at/all", there.as_str()),
+    ] {
+        assert_eq!(state(dir.path(), id, without), State::Skipped, "{id}");
+        assert_eq!(state(dir.path(), id, with), State::Chosen, "{id}: what it lacked is there now");
+        assert_eq!(state(dir.path(), id, without), State::Chosen, "{id}: a usable answer is remembered");
+    }
+}
+
 /// What a child says that it gave up: kernels differ in what they have.
 fn given_up() -> String {
     let lines = Arc::new(Mutex::new(Vec::new()));

@@ -4,7 +4,7 @@ use super::http::{ApiError, Request};
 use crate::{
     config::Limits,
     fault::{Fault, FaultCode},
-    server::body::{self, BodyError, BodyRules},
+    server::body::{self, BodyError, BodyRules, Share},
 };
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -23,11 +23,19 @@ impl From<BodyError> for ApiError {
     }
 }
 
+/// What a request has sent.
+pub(crate) struct Sent {
+    /// Its fields.
+    pub(crate) object: Map<String, Value>,
+    /// Its share of the memory for all bodies, to be kept while the fields are.
+    pub(crate) share: Share,
+}
+
 /// Reads a JSON object within the worker's limits.
-pub(crate) async fn json_object(request: Request, limits: &Limits) -> Result<Map<String, Value>, ApiError> {
+pub(crate) async fn json_object(request: Request, limits: &Limits) -> Result<Sent, ApiError> {
     let bytes = body::read(&request.headers, request.body, &BodyRules::json(limits.body_bytes, &limits.budget)).await?;
     match serde_json::from_slice(&bytes).map(|Unique(value)| value) {
-        Ok(Value::Object(object)) => Ok(object),
+        Ok(Value::Object(object)) => Ok(Sent { object, share: bytes.into_share() }),
         Ok(_) => Err(Fault::new(FaultCode::InvalidJson, "the body must be a JSON object").into()),
         Err(e) => {
             // The library's text may quote the body; line and column suffice.

@@ -130,11 +130,7 @@ impl Builder<'_> {
         }
         let (refiner, finisher) = self.refiner();
         let sizes = self.sizes(width, height, finisher.as_deref());
-        if let Some(url) = values.text("webhook")
-            && let Err(e) = self.app.check_webhook(url)
-        {
-            self.faults.push(Fault::field("webhook", e.to_string()));
-        }
+        let webhook = self.keep(webhook(self.app, values)).flatten();
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
@@ -186,7 +182,7 @@ impl Builder<'_> {
             on_disconnect: on_disconnect(values),
             timeout: timeout(self.app, values),
             priority: priority(values),
-            webhook: values.text("webhook").map(str::to_owned),
+            webhook,
             edit: EditSpec {
                 noise: noise(values),
                 latent_resize: own_size.is_some(),
@@ -390,6 +386,13 @@ fn emphasis(name: Option<&str>) -> &'static str {
 pub(super) fn timeout(app: &App, values: &Values) -> Duration {
     let limit = app.config.limits.job_timeout;
     values.u32("timeout_secs").map_or(limit, |s| Duration::from_secs(u64::from(s)).min(limit))
+}
+
+/// Where the end is told, if the operator allows that.
+pub(super) fn webhook(app: &App, values: &Values) -> Result<Option<String>, Fault> {
+    let Some(url) = values.text("webhook") else { return Ok(None) };
+    app.check_webhook(url).map_err(|e| Fault::field("webhook", e.to_string()))?;
+    Ok(Some(url.to_owned()))
 }
 
 pub(super) fn priority(values: &Values) -> i8 {

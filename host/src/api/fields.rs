@@ -292,7 +292,13 @@ pub(crate) const JOB_FIELDS: &[Field] = &[
         "How many times as wide and high an `image_upscale` makes the picture, in place of `width` and `height`.",
     ),
     field("output_format", &[], Kind::Word(&["png", "jpeg", "webp"]), "png", "The results' file format."),
-    field("quality", &["output_compression"], int(1, 100), "90", "JPEG quality."),
+    field(
+        "quality",
+        &["output_compression"],
+        int(1, 100),
+        "90",
+        "The quality of JPEG and WebP files; WebP is lossless at 100.",
+    ),
     field("metadata", &["embed_image_metadata"], Kind::Bool, "true", "Whether the files carry their recipe."),
     field("preview_every", &[], int(0, 150), "0", "Sends a preview every so many steps; 0 = never."),
     field(
@@ -360,6 +366,13 @@ mod tests {
             assert!(run(json!({ "sigmas": wrong })).is_err(), "{wrong}");
         }
         assert!(run(json!({ "target_size": [1, 2, 3] })).is_err());
+    }
+
+    #[test]
+    fn every_operation_may_be_asked_for() {
+        let field = JOB_FIELDS.iter().find(|f| f.name == "operation").unwrap();
+        let Kind::Word(words) = field.kind else { panic!("operation is a word") };
+        assert_eq!(words, crate::jobs::Operation::ALL.map(|o| o.as_str()));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) struct Request {
     pub(crate) body: BodyStream,
     /// What the route's `{}` segments held, percent-decoded.
     pub(crate) captures: Vec<String>,
-    /// The name of the API key that sent it; empty without keys.
+    /// Who sent it: see [`crate::auth::Identity::key`].
     pub(crate) caller: String,
     /// The request's ids, for logs, answers and streams.
     pub(crate) id: Origin,

@@ -8,6 +8,7 @@ use super::{
     App,
     http::{ApiError, Request},
     jobs::{self, Named},
+    rooms::off_runtime,
 };
 use crate::{
     fault::{Fault, FaultCode},
@@ -61,7 +62,7 @@ pub(crate) fn key_of(request: &Request) -> Result<Option<String>, Fault> {
 
 /// Finds the job that the key has made, or takes the key for a new one. `what` is asked for, with these fields.
 pub(crate) async fn claim(
-    app: &App,
+    app: &Arc<App>,
     caller: &str,
     key: Option<String>,
     what: &'static str,
@@ -70,9 +71,7 @@ pub(crate) async fn claim(
     let Some(key) = key else { return Ok(Claim::New(None)) };
     let fields = fields.clone();
     // Pictures make it megabytes.
-    let fingerprint = tokio::task::spawn_blocking(move || fingerprint(what, &fields))
-        .await
-        .map_err(|_| Fault::internal("the request could not be read"))?;
+    let fingerprint = off_runtime(app, move |_| fingerprint(what, &fields)).await?;
     let turn = app.turns.of(caller, &key).await;
     let Some((named, first)) = jobs::known(app, caller, &key).await? else {
         return Ok(Claim::New(Some(Turn { idempotency: Idempotency { key, fingerprint }, _alone: turn })));

@@ -5,6 +5,7 @@ use super::{
     App, body, build,
     idempotency::{self, Claim, Turn},
     restore,
+    rooms::off_runtime,
 };
 use crate::{
     fault::{Fault, FaultCode},
@@ -27,7 +28,7 @@ pub(crate) async fn create(app: Arc<App>, request: Request) -> Result<Response, 
     let key = idempotency::key_of(&request)?;
     let (caller, origin) = (request.caller.clone(), request.id.clone());
     // Read in any case: an unread body would cost the client its connection.
-    let object = body::json_object(request, &app.config.limits).await?;
+    let body::Sent { object, share: _share } = body::json_object(request, &app.config.limits).await?;
     let job = match idempotency::claim(&app, &caller, key, "job", &object).await? {
         Claim::Known(Named::Live(job)) => job,
         Claim::Known(Named::Kept(kept)) => return Ok(accepted(kept.summary())),
@@ -45,21 +46,21 @@ pub(crate) async fn submit(
     origin: &Origin,
 ) -> Result<Arc<Job>, ApiError> {
     app.accepting()?;
-    // Pictures are decoded off the runtime.
-    let (job, request, pull) = {
-        let (app, origin) = (app.clone(), origin.clone());
-        let work = move || {
-            let (spec, wanted) = read(&app, &fields)?;
-            let job = Job::new(caller, spec, origin);
-            let request = app.ledger.is_some().then(|| restore::written(&fields, &job));
-            let pull = (!wanted.is_empty()).then_some((wanted, fields));
-            Ok::<_, Vec<Fault>>((job, request, pull))
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|_| Fault::internal("the request could not be read"))??
-    };
+    // Before any picture is decoded: a job that finds no place costs no more than its body.
+    let place = app.queue.reserve().map_err(|reason| refused(app, reason))?;
+    let origin = origin.clone();
+    let (job, request, pull) = off_runtime(app, move |app| {
+        let (spec, wanted) = read(app, &fields)?;
+        let fields = restore::pinned(fields, &spec);
+        let job = Job::new(caller, spec, origin);
+        let request = app.ledger.is_some().then(|| restore::written(&fields, &job));
+        let pull = (!wanted.is_empty()).then_some((wanted, fields));
+        Ok::<_, Vec<Fault>>((job, request, pull))
+    })
+    .await??;
     let app = app.clone();
     // To its end even if the client goes away: a job is accepted whole or not at all.
-    tokio::spawn(take(app, job, request, turn, pull).in_current_span())
+    tokio::spawn(take(app, job, place, request, turn, pull).in_current_span())
         .await
         .map_err(|_| Fault::internal("the job could not be taken"))?
 }
@@ -72,19 +73,17 @@ pub(crate) fn read(app: &App, fields: &Map<String, Value>) -> Result<(JobSpec, V
     }
 }
 
-/// Gives a job its place in the queue and, before that, in the store.
+/// Puts a job at its place in the queue and, before that, into the store.
 async fn take(
     app: Arc<App>,
     job: Arc<Job>,
+    place: Place,
     request: Option<String>,
     turn: Option<Turn>,
     pull: Option<(Vec<Wanted>, Map<String, Value>)>,
 ) -> Result<Arc<Job>, ApiError> {
-    let place = app.queue.reserve().map_err(|reason| refused(&app, reason))?;
     let idempotency = turn.as_ref().map(|turn| &turn.idempotency);
-    if let Err(known) = app.registry.insert(&job, idempotency) {
-        return Ok(known);
-    }
+    job.keep_with(app.clerk.clone());
     if let (Some(ledger), Some(request)) = (&app.ledger, request) {
         let fault = match ledger.accept(&job, request, idempotency.cloned()).await {
             Ok(None) => None,
@@ -94,11 +93,16 @@ async fn take(
             Err(e) => Some(e.into()),
         };
         if let Some(fault) = fault {
-            app.registry.withdraw(&job.id);
             return Err(ApiError { retry_after: Some(Duration::from_secs(10)), ..fault.into() });
         }
     }
-    job.keep_with(app.clerk.clone());
+    // Not before it is written down: nobody is to find, end or be told of a job that may not come to be.
+    if let Err(known) = app.registry.insert(&job, idempotency) {
+        if let Some(ledger) = &app.ledger {
+            ledger.withdraw(&job).await;
+        }
+        return Ok(known);
+    }
     let prompt_hash = prompt_hash(&job.spec.prompt);
     if let Some((wanted, fields)) = pull {
         let models = wanted.iter().map(|w| w.id.to_string()).collect::<Vec<_>>().join(", ");
@@ -418,14 +422,11 @@ pub(crate) async fn image(app: Arc<App>, request: Request) -> Result<Response, A
 
 /// `POST /v1/png-info`
 pub(crate) async fn png_info(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let object = body::json_object(request, &app.config.limits).await?;
+    let body::Sent { object, share: _share } = body::json_object(request, &app.config.limits).await?;
     let text = object
         .get("image")
         .and_then(Value::as_str)
         .ok_or_else(|| Fault::field("image", "must be a picture as base64 or as a data URL"))?
         .to_owned();
-    let recipe = tokio::task::spawn_blocking(move || build::recipe_of(&text))
-        .await
-        .map_err(|_| Fault::internal("the picture could not be read"))??;
-    Ok(json_ok(&recipe))
+    off_runtime(&app, move |_| Ok(json_ok(&build::recipe_of(&text)?))).await?
 }

@@ -15,6 +15,7 @@ mod openapi;
 mod outpaint;
 mod page;
 mod restore;
+mod rooms;
 mod routes;
 mod schemas;
 mod stream;
@@ -24,6 +25,7 @@ mod xl;
 
 pub(crate) use self::{
     build::job_spec, dialects::sdapi_options::SdOptions, http::ApiError, idempotency::Turns, restore::restore,
+    rooms::Rooms,
 };
 
 use self::{

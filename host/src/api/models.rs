@@ -2,11 +2,12 @@
 
 use super::App;
 use super::http::{ApiError, Request, Response, json_ok};
-use super::stream::event_stream;
+use super::rooms::{self, begin_on_device, off_runtime, on_device};
+use super::stream::{COMMENT, KEEP_ALIVE, event_stream};
 use crate::{
     engine::{LoadProgress, LoadedModel},
     fault::{Fault, FaultCode},
-    jobs::line,
+    jobs::{line, view},
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -14,8 +15,6 @@ use serde_json::{Map, Value, json};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle};
 
-/// Silence after which a comment is sent.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Progress is told at most this often.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
@@ -27,9 +26,8 @@ pub(crate) async fn list(app: Arc<App>, _request: Request) -> Result<Response, A
 /// All models, each with the devices that it is on.
 async fn entries(app: Arc<App>) -> Result<Vec<Value>, Fault> {
     let places = app.engine.places();
-    let work = move || app.models.list_json(&app.default_model(), &app.engine.loaded_models());
-    let listed = tokio::task::spawn_blocking(work).await;
-    let mut data = listed.map_err(|_| Fault::internal("the models could not be listed"))?;
+    let mut data: Vec<Value> =
+        off_runtime(&app, |app| app.models.list_json(&app.default_model(), &app.engine.loaded_models())).await?;
     for entry in &mut data {
         let here = places.iter().filter(|p| p.models.iter().any(|m| entry["id"] == m.as_str()));
         entry["devices"] = here.map(|p| p.device.as_str()).collect();
@@ -60,18 +58,19 @@ pub(crate) async fn load(app: Arc<App>, request: Request) -> Result<Response, Ap
     let (told, progress) = watch::channel((0, 0));
     // The work goes on when the client does not.
     let work = {
-        let (app, name) = (app.clone(), name.clone());
+        let name = name.clone();
         let tell: LoadProgress = Arc::new(move |done, total| {
             // Nobody may be listening.
             let _ = told.send((done, total));
         });
-        tokio::task::spawn_blocking(move || {
+        begin_on_device(&app, move |app| {
             let loaded = app.load_model_watched(&name, &tell)?;
             if as_default {
                 app.set_default_model(&loaded.key);
             }
             Ok(loaded)
         })
+        .await
     };
     if streamed {
         return Ok(follow(&app, Load { name, work, progress, id: 0, over: false }));
@@ -80,7 +79,7 @@ pub(crate) async fn load(app: Arc<App>, request: Request) -> Result<Response, Ap
 }
 
 fn outcome(joined: Result<Result<LoadedModel, Fault>, tokio::task::JoinError>) -> Result<LoadedModel, Fault> {
-    joined.map_err(|_| Fault::internal("the model could not be loaded"))?
+    rooms::ended(joined)?
 }
 
 fn loaded(model: &LoadedModel) -> Value {
@@ -111,10 +110,7 @@ impl Load {
         self.over = true;
         let last = match outcome {
             Ok(model) => self.event("complete", loaded(&model)),
-            Err(fault) => {
-                let fields = json!({ "code": fault.code.as_str(), "message": fault.message, "field": fault.field, "retriable": fault.code.retriable() });
-                self.event("error", fields)
-            }
+            Err(fault) => self.event("error", view::failed(&fault)),
         };
         last + "data: [DONE]\n\n"
     }
@@ -141,7 +137,7 @@ impl Load {
                 tokio::time::sleep(TELL_EVERY).await;
                 Some(text)
             }
-            () = tokio::time::sleep(KEEP_ALIVE) => Some(": keep-alive\n\n".to_owned()),
+            () = tokio::time::sleep(KEEP_ALIVE) => Some(COMMENT.to_owned()),
         }
     }
 }
@@ -157,11 +153,6 @@ fn follow(app: &App, load: Load) -> Response {
 /// `POST /v1/models/{}/unload`
 pub(crate) async fn unload(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     let name = request.capture(0).to_owned();
-    let was = {
-        let app = app.clone();
-        tokio::task::spawn_blocking(move || app.engine.unload_model(&name))
-            .await
-            .map_err(|_| Fault::internal("the model could not be unloaded"))??
-    };
+    let was = on_device(&app, move |app| app.engine.unload_model(&name)).await??;
     Ok(json_ok(&json!({ "model": request.capture(0), "status": if was { "unloaded" } else { "not_loaded" } })))
 }

@@ -3,7 +3,7 @@
 use super::{App, jobs};
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Job, JobId, OnDisconnect, Outcome, Past},
+    jobs::{Job, JobId, JobSpec, OnDisconnect, Operation, Outcome, Past},
     ledger::{self, Kept, Ledger, OnRestart},
     store::{JobRecord, JobState, Recovery},
 };
@@ -16,11 +16,20 @@ use std::{
 /// How often a job may be on a device while the program ends: one that brings the program down does not do so for ever.
 const MAX_ATTEMPTS: u32 = 2;
 
-/// A job's request as it is written down. It names everything that a default would decide anew.
+/// A job's fields with everything that a default would decide anew: read again, they make the same pictures. The field's
+/// own name wins over its aliases.
+pub(crate) fn pinned(mut fields: Map<String, Value>, spec: &JobSpec) -> Map<String, Value> {
+    fields.insert("model".into(), spec.model.clone().into());
+    fields.insert("seed".into(), spec.seed.into());
+    // A picture that is only enlarged has no noise, and no field for it.
+    if spec.operation != Operation::Upscale {
+        fields.insert("variation_seed".into(), spec.edit.noise.variation_seed.into());
+    }
+    fields
+}
+
+/// A job's request as it is written down, with [`pinned`] fields.
 pub(crate) fn written(fields: &Map<String, Value>, job: &Job) -> String {
-    let mut fields = fields.clone();
-    fields.insert("model".into(), job.spec.model.clone().into());
-    fields.insert("seed".into(), job.spec.seed.into());
     json!({ "fields": fields, "origin": job.origin }).to_string()
 }
 
@@ -96,5 +105,33 @@ fn bring_back(app: &Arc<App>, ledger: &Arc<Ledger>, record: &JobRecord, verdict:
     let queued = app.queue.push_again(&job, app.engine.at_hand(), |before| job.announce(before));
     if queued.is_ok() {
         tracing::info!(job_id = record.id, again, attempts = record.attempts, "job restored");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::fields::{JOB_FIELDS, check},
+        jobs::{EditSpec, NoiseSpec},
+    };
+
+    #[test]
+    fn a_request_that_is_read_again_draws_nothing_anew() {
+        let sent = json!({ "prompt": "x", "seed": -1, "subseed": -1, "subseed_strength": 0.5 });
+        let noise = NoiseSpec { variation_seed: 7, variation_strength: 0.5, resize_from: None };
+        let spec = JobSpec {
+            model: "tiny".to_owned(),
+            seed: u64::MAX,
+            edit: EditSpec { noise, ..EditSpec::default() },
+            ..JobSpec::default()
+        };
+        let sent = sent.as_object().unwrap();
+        let values = check(JOB_FIELDS, &pinned(sent.clone(), &spec)).unwrap();
+        assert_eq!(values.int("seed"), Some(i128::from(u64::MAX)));
+        assert_eq!((values.int("variation_seed"), values.f64("variation_strength")), (Some(7), Some(0.5)));
+        assert_eq!(values.text("model"), Some("tiny"));
+        let enlarged = pinned(Map::new(), &JobSpec { operation: Operation::Upscale, ..spec });
+        assert_eq!(enlarged.keys().collect::<Vec<_>>(), ["model", "seed"], "it has no field for noise");
     }
 }

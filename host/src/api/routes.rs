@@ -28,7 +28,7 @@ pub(crate) enum Dialect {
     Sdapi,
 }
 
-/// One route. `{}` in a pattern stands for one segment, `{*}` at the end for the rest.
+/// One route. `{}` in a pattern stands for one segment.
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) pattern: &'static str,

@@ -21,7 +21,9 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration}
 use tokio::time::{Instant, timeout_at};
 
 /// Silence after which a comment is sent.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// That comment.
+pub(crate) const COMMENT: &str = ": keep-alive\n\n";
 /// Events handed over at once: bounds what one reader holds in memory.
 const BATCH: usize = 16;
 /// From this size on a text is shared between readers instead of copied.
@@ -156,7 +158,7 @@ fn words(
             }
             let (follower, tell) = reader.as_mut()?;
             let Ok(events) = timeout_at(quiet, follower.next(BATCH)).await else {
-                return Some((Ok(Bytes::from_static(b": keep-alive\n\n")), (reader, pieces)));
+                return Some((Ok(Bytes::from_static(COMMENT.as_bytes())), (reader, pieces)));
             };
             if events.is_empty() {
                 tell(None, &mut pieces);

@@ -1,7 +1,10 @@
 //! What the worker says about itself: health, readiness, figures, backends, samplers.
 
 use super::http::{ApiError, Request, Response, bytes_reply, json_ok, json_status, set};
-use super::{App, openapi};
+use super::{
+    App, openapi,
+    rooms::{off_runtime, on_device},
+};
 use crate::fault::{Fault, FaultCode};
 use crate::jobs::Operation;
 use http::StatusCode;
@@ -77,18 +80,13 @@ pub(crate) async fn backends(app: Arc<App>, _request: Request) -> Result<Respons
 
 /// `POST /v1/backends/reload`
 pub(crate) async fn reload_backends(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    // The work goes on when the client does not.
-    let changes = tokio::task::spawn_blocking(move || app.reload_backends())
-        .await
-        .map_err(|_| Fault::internal("the plugins could not be looked for"))??;
+    let changes = on_device(&app, |app| app.reload_backends()).await??;
     Ok(json_ok(&json!({ "object": "list", "data": changes })))
 }
 
 /// `GET /v1/upscalers`
 pub(crate) async fn upscalers(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let list = tokio::task::spawn_blocking(move || crate::upscalers::list_json(&app.models))
-        .await
-        .map_err(|_| Fault::internal("the upscalers could not be listed"))?;
+    let list = off_runtime(&app, |app| crate::upscalers::list_json(&app.models)).await?;
     Ok(json_ok(&json!({ "upscalers": list })))
 }
 

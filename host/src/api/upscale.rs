@@ -51,6 +51,10 @@ pub(super) fn job(app: &App, values: &Values) -> Result<JobSpec, Vec<Fault>> {
     if values.u32("n").is_some_and(|n| n != 1) {
         faults.push(Fault::field("n", "must be 1: image_upscale makes one picture of one"));
     }
+    let webhook = build::webhook(app, values).unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
     let limit = app.config.limits.pixels;
     let found = upscalers::find(values.text("upscaler").unwrap_or("lanczos"), &app.models).and_then(|upscaler| {
         let latent = matches!(upscaler, Upscaler::Latent(_));
@@ -84,7 +88,7 @@ pub(super) fn job(app: &App, values: &Values) -> Result<JobSpec, Vec<Fault>> {
     Ok(JobSpec {
         format: build::format(values),
         metadata: values.bool("metadata").unwrap_or(true) && app.config.metadata,
-        webhook: values.text("webhook").map(str::to_owned),
+        webhook,
         on_disconnect: build::on_disconnect(values),
         timeout: build::timeout(app, values),
         priority: build::priority(values),

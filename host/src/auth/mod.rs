@@ -10,9 +10,9 @@ mod tokens;
 
 pub use bind::check_bind;
 pub use gate::{Gate, GatePolicy, Identity};
-pub use origin::{OriginPolicy, Origins};
+pub use origin::{OriginPolicy, Origins, host_name};
 pub use rate::{RateLimit, RateLimiter};
-pub use tokens::{TokenSources, Tokens};
+pub use tokens::{TokenSources, Tokens, first_of};
 
 use http::StatusCode;
 

@@ -23,6 +23,58 @@ pub enum Origins {
     Any,
 }
 
+impl Origins {
+    /// What the operator wrote, in the form in which browsers send it.
+    ///
+    /// # Errors
+    /// What would never match: the words to follow the flag's name.
+    pub fn parse(list: &[String]) -> Result<Self, String> {
+        match list {
+            [] => return Ok(Self::Same),
+            [any] if any.trim() == "*" => return Ok(Self::Any),
+            list if list.iter().any(|o| o.trim() == "*") => {
+                return Err("* allows every page already: leave out the others".to_owned());
+            }
+            _ => {}
+        }
+        list.iter().map(|text| origin(text)).collect::<Result<_, _>>().map(Self::List)
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let bad = || format!("{text:?} is no origin; write it like https://example.org or http://localhost:5173");
+    let (scheme, rest) = text.trim().split_once("://").ok_or_else(bad)?;
+    let authority: Authority = rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| bad())?;
+    if scheme.is_empty() || authority.as_str().contains('@') || authority.host().is_empty() {
+        return Err(bad());
+    }
+    let (scheme, host) = (scheme.to_ascii_lowercase(), authority.host().to_ascii_lowercase());
+    let usual = match scheme.as_str() {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    Ok(match authority.port_u16().filter(|port| Some(*port) != usual) {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    })
+}
+
+/// A host name as the operator wrote it, in the form in which requests are compared with it.
+///
+/// # Errors
+/// What is no name alone: the words to follow the flag's name.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+    if name.is_empty() || !name.bytes().all(plain) {
+        return Err(format!(
+            "{text:?} is no host name; write the name alone, without scheme and port: gpu.example.org"
+        ));
+    }
+    Ok(name)
+}
+
 /// What the worker answers to as a host name, and which pages may use it.
 #[derive(Clone, Debug, Default)]
 pub struct OriginPolicy {
@@ -169,6 +221,32 @@ mod tests {
         let absolute =
             default.check(&Method::GET, &Uri::from_static("http://evil.example/"), &headers(&[("host", "localhost")]));
         assert_eq!(absolute, host);
+    }
+
+    #[test]
+    fn what_the_operator_allows_is_what_is_sent_or_is_refused() {
+        let origins = |list: &[&str]| Origins::parse(&list.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>());
+        let list = |origin: &str| Ok(Origins::List(vec![origin.to_owned()]));
+        assert_eq!(origins(&[]), Ok(Origins::Same));
+        assert_eq!(origins(&["*"]), Ok(Origins::Any));
+        assert_eq!(origins(&["https://X.example/"]), list("https://x.example"));
+        assert_eq!(origins(&["https://x.example:443"]), list("https://x.example"));
+        assert_eq!(origins(&["http://[::1]:5173"]), list("http://[::1]:5173"));
+        assert_eq!(origins(&["tauri://localhost"]), list("tauri://localhost"));
+        for wrong in [&["https://x", "*"][..], &["x.example"], &["https://x/y"], &["https://"], &["https://a@x"], &[""]]
+        {
+            assert!(origins(wrong).is_err(), "{wrong:?}");
+        }
+        for (text, name) in [
+            ("GPU.lan", Some("gpu.lan")),
+            ("gpu.lan.", Some("gpu.lan")),
+            ("gpu.lan:8600", None),
+            ("https://gpu.lan", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(host_name(text).ok().as_deref(), name, "{text}");
+        }
     }
 
     #[test]

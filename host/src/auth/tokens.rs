@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine;
@@ -138,14 +138,7 @@ impl Tokens {
 fn read(sources: &TokenSources) -> Result<Vec<Token>, AuthError> {
     let mut tokens = Vec::new();
     if let Some(path) = &sources.file {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let unreadable = |reason: String| AuthError::Unreadable { name: name.clone(), reason };
-        let mut text = String::new();
-        let file = File::open(path).map_err(|e| unreadable(e.to_string()))?;
-        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|e| unreadable(e.to_string()))?;
-        if text.len() as u64 > MAX_FILE_BYTES {
-            return Err(unreadable(format!("it is larger than {MAX_FILE_BYTES} bytes")));
-        }
+        let (name, text) = (name_of(path), text_of(path)?);
         for (number, line) in (1..).zip(text.lines()) {
             add(&mut tokens, line, || format!("line {number} of the token file {name:?}"))?;
         }
@@ -156,16 +149,45 @@ fn read(sources: &TokenSources) -> Result<Vec<Token>, AuthError> {
     Ok(tokens)
 }
 
-fn add(tokens: &mut Vec<Token>, item: &str, place: impl Fn() -> String) -> Result<(), AuthError> {
+/// The file's name without its folder.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn text_of(path: &Path) -> Result<String, AuthError> {
+    let unreadable = |reason: String| AuthError::Unreadable { name: name_of(path), reason };
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| unreadable(e.to_string()))?;
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|e| unreadable(e.to_string()))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// The first token of a file, for a client of the worker that reads the same file.
+///
+/// # Errors
+/// [`AuthError::Unreadable`], also when there is none in it.
+pub fn first_of(path: &Path) -> Result<String, AuthError> {
+    let text = text_of(path)?;
+    let first = text.lines().find_map(parts).map(|(_, token)| token.to_owned());
+    first.ok_or_else(|| AuthError::Unreadable { name: name_of(path), reason: "it holds no token".to_owned() })
+}
+
+/// A line's name, if it has one, and its token; nothing of an empty line or a comment.
+fn parts(item: &str) -> Option<(Option<&str>, &str)> {
     let item = item.trim();
     if item.is_empty() || item.starts_with('#') {
-        return Ok(());
+        return None;
     }
+    Some(item.split_once(':').map_or((None, item), |(name, token)| (Some(name.trim()), token.trim())))
+}
+
+fn add(tokens: &mut Vec<Token>, item: &str, place: impl Fn() -> String) -> Result<(), AuthError> {
+    let Some((name, token)) = parts(item) else { return Ok(()) };
     let bad = |reason: String| Err(AuthError::BadToken { place: place(), reason });
-    let (name, token) = match item.split_once(':') {
-        Some((name, token)) => (name.trim().to_owned(), token.trim()),
-        None => (format!("token-{}", tokens.len() + 1), item),
-    };
+    let name = name.map_or_else(|| format!("token-{}", tokens.len() + 1), str::to_owned);
     let name_ok = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
     if name.is_empty() || name.len() > 64 || !name.bytes().all(name_ok) {
         return bad("a name has 1 to 64 letters, digits, '-', '_' or '.'".into());
@@ -272,6 +294,7 @@ mod tests {
         write(&format!("# ours\n\nhive:{A}\n"));
         let tokens = Tokens::load(TokenSources { file: Some(file.clone()), inline: None }).unwrap();
         let clone = tokens.clone();
+        assert_eq!(first_of(&file).unwrap(), A);
         let valid = |token: &str| clone.authenticate(&headers(&[format!("Bearer {token}").as_bytes()])).is_ok();
         assert_eq!([valid(A), valid(B)], [true, false]);
         write(&format!("hive:{B}\r\n"));
@@ -282,6 +305,7 @@ mod tests {
             tokens.reload().unwrap_err();
             assert!(valid(B), "{broken}");
         }
+        assert!(first_of(&file).unwrap_err().to_string().contains("no token"));
         std::fs::remove_file(&file).unwrap();
         let error = tokens.reload().unwrap_err().to_string();
         assert!(error.contains("\"tokens\"") && !error.contains(folder.path().to_str().unwrap()), "{error}");

@@ -36,9 +36,9 @@ pub(super) fn run(backend_args: &BackendArgs, model_args: &ModelArgs) -> Result<
     Err(Fault::new(FaultCode::NotReady, problems.join("; ")))
 }
 
-/// Ends well when `/ready` answers 200.
+/// Ends well when `/ready` answers 200. No proxy of the environment stands between.
 pub(super) fn healthcheck(url: &str) -> Result<(), Fault> {
-    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build();
+    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).proxy(None).build();
     let agent: ureq::Agent = config.into();
     agent
         .get(format!("{}/ready", url.trim_end_matches('/')))

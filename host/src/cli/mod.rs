@@ -10,10 +10,18 @@ mod screen;
 mod serve;
 mod terminal;
 
-use crate::config::{BackendArgs, LogArgs, ModelArgs, ServeArgs, apply_file};
+use crate::{
+    config::{BackendArgs, LogArgs, ModelArgs, ServeArgs, apply_file},
+    fault::{Fault, FaultCode},
+};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use generate::GenerateArgs;
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 /// Exit code of wrong usage or settings (`EX_USAGE` of sysexits.h).
 pub(crate) const EX_USAGE: u8 = 64;
@@ -66,9 +74,9 @@ enum Command {
     },
     /// Ask a running worker whether it is ready; for containers
     Healthcheck {
-        /// The worker's base URL
-        #[arg(long, env = "SD_WORKER_URL", default_value = "http://127.0.0.1:8600")]
-        url: String,
+        /// The worker's base URL. Without it: where a worker with the same environment and settings file listens
+        #[arg(long, env = "SD_WORKER_URL")]
+        url: Option<String>,
     },
 }
 
@@ -173,7 +181,7 @@ pub fn main(preset: Option<&str>) -> ExitCode {
         Command::Models(command) => models::run(&command),
         Command::Inspect { file, json } => inspect::run(&file, json),
         Command::Doctor { backends, models } => doctor::run(&backends, &models),
-        Command::Healthcheck { url } => doctor::healthcheck(&url),
+        Command::Healthcheck { url } => url.map_or_else(own_url, Ok).and_then(|url| doctor::healthcheck(&url)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -214,6 +222,29 @@ fn parse(mut args: Vec<OsString>, preset: Option<&str>) -> Result<Cli, clap::Err
         }
     }
     Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// Where a worker listens that is started with this environment and no flags.
+fn own_url() -> Result<String, Fault> {
+    let wrong = |e: clap::Error| Fault::new(FaultCode::InvalidRequest, e.to_string());
+    let Command::Serve(args) = parse(vec!["sd-worker".into(), "serve".into()], None).map_err(wrong)?.command else {
+        return Err(Fault::internal("serve is another command"));
+    };
+    let bound = SocketAddr::new(args.bind_addr, args.port);
+    if bound.port() == 0 {
+        return Err(Fault::field("--url", "is needed: the worker listens on a port of the system's choice"));
+    }
+    Ok(format!("http://{}", reachable_here(bound)))
+}
+
+/// An address that listens on every interface is reached through loopback.
+fn reachable_here(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
 }
 
 /// Reads a settings file and checks its values, as a start of the worker would.
@@ -259,6 +290,18 @@ mod tests {
         assert_eq!(args.backends.device.as_deref(), Some("0"));
         let other = "sd-worker --worker-id a --sd-version turbo --port 9 --callback-url http://x --local-mode --hive-url http://y";
         assert!(parse(words(other), None).is_ok());
+    }
+
+    #[test]
+    fn every_address_is_reached_from_here() {
+        for (bound, reached) in [
+            ("127.0.0.1:8600", "127.0.0.1:8600"),
+            ("0.0.0.0:9000", "127.0.0.1:9000"),
+            ("[::]:9000", "[::1]:9000"),
+            ("10.0.0.5:80", "10.0.0.5:80"),
+        ] {
+            assert_eq!(reachable_here(bound.parse().unwrap()).to_string(), reached);
+        }
     }
 
     #[test]

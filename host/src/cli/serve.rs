@@ -4,10 +4,11 @@ use super::{EX_USAGE, terminal};
 use crate::{
     api,
     app::{App, LAST_WORDS, Settings},
-    auth::{Gate, GatePolicy, OriginPolicy, Origins, TokenSources, Tokens, check_bind},
+    auth::{Gate, GatePolicy, OriginPolicy, Origins, TokenSources, Tokens, check_bind, host_name},
     config::ServeArgs,
     fault::Fault,
     hive::{self, Beat, HiveConfig, Status, WorkerStatus},
+    outbound::check_url,
     server::{self, Phase, Stats},
     telemetry::Observed,
     webhook::WebhookPolicy,
@@ -26,8 +27,8 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
         terminal::say(if cfg!(debug_assertions) { "debug" } else { "release" });
         return ExitCode::SUCCESS;
     }
-    let checked = tokens(&args).and_then(|tokens| Ok((tokens, webhooks(&args)?)));
-    let (tokens, webhooks) = match checked {
+    let checked = tokens(&args).and_then(|tokens| Ok((origin_policy(&args, &tokens)?, tokens, webhooks(&args)?)));
+    let (origin, tokens, webhooks) = match checked {
         Ok(checked) => checked,
         Err(message) => {
             terminal::complain(&message);
@@ -38,7 +39,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
         tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).thread_name("http").build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(serve(args, tokens, webhooks));
+            let outcome = runtime.block_on(serve(args, origin, tokens, webhooks));
             // A load or a call that is still under way is left behind.
             runtime.shutdown_background();
             outcome
@@ -74,22 +75,27 @@ fn webhooks(args: &ServeArgs) -> Result<Option<WebhookPolicy>, String> {
     Ok(policy)
 }
 
-/// Who may come in.
-fn policy(args: &ServeArgs, tokens: Tokens) -> GatePolicy<<warp::reply::Response as HasBody>::Body> {
-    let mut hosts = args.allowed_host.clone();
-    hosts.iter_mut().for_each(|h| h.make_ascii_lowercase());
-    let origins = match args.allowed_origin.as_slice() {
-        [] => Origins::Same,
-        [any] if any == "*" => Origins::Any,
-        list => Origins::List(list.to_vec()),
-    };
-    GatePolicy {
-        origin: OriginPolicy { hosts, any_host: !tokens.is_empty(), origins },
-        tokens,
-        rate: args.rate.limiter(),
-        public: api::is_public,
-        refuse: api::refuse,
+/// The hosts and web pages that the operator allows, and what the hive is told.
+fn origin_policy(args: &ServeArgs, tokens: &Tokens) -> Result<OriginPolicy, String> {
+    let hosts = args.allowed_host.iter().map(|host| host_name(host)).collect::<Result<Vec<_>, _>>();
+    let mut hosts = hosts.map_err(|e| format!("--allowed-host {e}"))?;
+    let origins = Origins::parse(&args.allowed_origin).map_err(|e| format!("--allowed-origin {e}"))?;
+    if let Some(url) = &args.advertise_url {
+        let url = check_url(url).map_err(|e| format!("--advertise-url: {e}"))?;
+        hosts.extend(url.parse::<::http::Uri>().ok().and_then(|url| url.host().map(str::to_ascii_lowercase)));
+    } else if args.bind_addr.is_unspecified() && args.callback_url.is_some() {
+        hosts.push(machine_name().to_ascii_lowercase());
     }
+    Ok(OriginPolicy { hosts, any_host: !tokens.is_empty(), origins })
+}
+
+/// Who may come in.
+fn policy(
+    args: &ServeArgs,
+    origin: OriginPolicy,
+    tokens: Tokens,
+) -> GatePolicy<<warp::reply::Response as HasBody>::Body> {
+    GatePolicy { origin, tokens, rate: args.rate.limiter(), public: api::is_public, refuse: api::refuse }
 }
 
 /// Names the body of warp's answers, which warp itself does not.
@@ -101,7 +107,12 @@ impl<B> HasBody for ::http::Response<B> {
     type Body = B;
 }
 
-async fn serve(args: ServeArgs, tokens: Tokens, webhooks: Option<WebhookPolicy>) -> Result<(), Fault> {
+async fn serve(
+    args: ServeArgs,
+    origin: OriginPolicy,
+    tokens: Tokens,
+    webhooks: Option<WebhookPolicy>,
+) -> Result<(), Fault> {
     let limits = server::Limits { max_connections: args.max_connections as usize, ..server::Limits::default() };
     let address = SocketAddr::new(args.bind_addr, args.port);
     let listener = server::bind(address, &limits)
@@ -140,8 +151,11 @@ async fn serve(args: ServeArgs, tokens: Tokens, webhooks: Option<WebhookPolicy>)
     let stats = Arc::new(Stats::default());
     app.metrics.watch_server(stats.clone()).map_err(|e| Fault::internal(e.to_string()))?;
     let service = warp::service(warp::Filter::boxed(api::filter(app.clone())));
-    let service =
-        Observed::new(Gate::new(service, Arc::new(policy(&args, tokens))), app.metrics.clone(), api::pattern_of);
+    let service = Observed::new(
+        Gate::new(service, Arc::new(policy(&args, origin, tokens))),
+        app.metrics.clone(),
+        api::pattern_of,
+    );
     let drained = server::serve(listener, service, limits, app.shutdown.clone(), stats)
         .await
         .map_err(|e| Fault::internal(e.to_string()))?;
@@ -177,18 +191,32 @@ fn bear_file_limits() {
     }
 }
 
+/// The URL under which others reach a worker that listens on `address`.
+fn advertised(given: Option<&str>, address: SocketAddr, machine: &str) -> String {
+    match given {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None if address.ip().is_unspecified() => format!("http://{machine}:{}", address.port()),
+        None => format!("http://{address}"),
+    }
+}
+
+/// The machine's name in its network.
+fn machine_name() -> String {
+    let name = hostname::get().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
 /// Starts the heartbeat, if there is anybody to tell.
 fn heart(args: &ServeArgs, app: &Arc<App>, address: SocketAddr) -> Result<Option<hive::Heart>, Fault> {
     let device =
         app.engine.devices().first().map(|d| (d.tag.backend.to_string(), d.tag.device.to_string())).unwrap_or_default();
     let kind = device.1.split(':').next().unwrap_or_default().to_owned();
-    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
     let config = HiveConfig {
         queen_url: args.queen_url.clone(),
         callback_url: args.callback_url.clone(),
         worker_id: args.worker_id.clone(),
         port: address.port(),
-        own_url: format!("http://{host}:{}", address.port()),
+        own_url: advertised(args.advertise_url.as_deref(), address, &machine_name()),
         implementation: format!("sd-worker-rbee-{kind}"),
         backend: kind,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -265,4 +293,22 @@ async fn end(app: Arc<App>) {
         () = app.shutdown.stopped() => return,
     }
     app.shutdown.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advertised_address_can_be_reached() {
+        for (given, listens, told) in [
+            (None, "127.0.0.1:8600", "http://127.0.0.1:8600"),
+            (None, "[::1]:8600", "http://[::1]:8600"),
+            (None, "0.0.0.0:9000", "http://gpu7:9000"),
+            (None, "[::]:9000", "http://gpu7:9000"),
+            (Some("https://w.example/sd/"), "0.0.0.0:9000", "https://w.example/sd"),
+        ] {
+            assert_eq!(advertised(given, listens.parse().unwrap(), "gpu7"), told);
+        }
+    }
 }

@@ -139,6 +139,10 @@ pub struct ServeArgs {
     /// Where to tell once that the worker is ready
     #[arg(long, env = "SD_WORKER_CALLBACK_URL")]
     pub callback_url: Option<String>,
+    /// The base URL under which others reach this worker, as the callback tells it. Without it: the address it listens
+    /// on, or with every address the machine's name
+    #[arg(long, env = "SD_WORKER_ADVERTISE_URL")]
+    pub advertise_url: Option<String>,
     /// A file with API tokens: one a line, `name:token` or `token`. Read again on SIGHUP
     #[arg(long, env = "SD_WORKER_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,

@@ -8,8 +8,9 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::client::{Answer, Client, check_url};
+use super::client::{Answer, Client};
 use super::{HiveConfig, HiveError, Status, Timing, WorkerStatus};
+use crate::outbound::check_url;
 
 /// How a heartbeat went.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::HiveError;
+use crate::outbound::agent_config;
 
 /// How an address answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +17,6 @@ pub(super) enum Answer {
 
 pub(super) struct Client {
     agent: ureq::Agent,
-}
-
-/// Settings for addresses that the operator has named: the client goes there and nowhere else, neither by a redirect nor through a proxy.
-pub(crate) fn agent_config(timeout: Duration) -> ureq::config::Config {
-    ureq::Agent::config_builder()
-        .timeout_global(Some(timeout))
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .proxy(None)
-        .max_idle_connections(1)
-        .user_agent(concat!("sd-worker/", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 impl Client {
@@ -50,24 +38,4 @@ impl Client {
             Err(e) => Answer::Failed(e.to_string()),
         }
     }
-}
-
-/// Checks an address given by the operator and returns it without a slash at its end.
-///
-/// # Errors
-/// [`HiveError::Url`].
-pub fn check_url(url: &str) -> Result<String, HiveError> {
-    let bad = |reason: &str| HiveError::Url { url: url.to_owned(), reason: reason.to_owned() };
-    let parsed: http::Uri = url.parse().map_err(|_| bad("it is not a URL"))?;
-    match parsed.scheme_str() {
-        Some("http" | "https") => {}
-        _ => return Err(bad("it does not start with http:// or https://")),
-    }
-    if parsed.host().is_none_or(str::is_empty) {
-        return Err(bad("it names no host"));
-    }
-    if parsed.query().is_some() {
-        return Err(bad("it has a query"));
-    }
-    Ok(url.trim_end_matches('/').to_owned())
 }

@@ -8,9 +8,8 @@ mod client;
 mod tests;
 
 pub use beat::{Beat, Heart, start};
-pub(crate) use client::agent_config;
-pub use client::check_url;
 
+use crate::outbound::BadUrl;
 use std::time::Duration;
 
 /// What the worker is doing, in the words of the heartbeat.
@@ -103,13 +102,8 @@ impl Default for Timing {
 #[derive(Debug, thiserror::Error)]
 pub enum HiveError {
     /// Not an address to send to.
-    #[error("{url:?} is no address for heartbeats: {reason}; write for example http://queen:7833")]
-    Url {
-        /// What was given.
-        url: String,
-        /// What is wrong.
-        reason: String,
-    },
+    #[error(transparent)]
+    Url(#[from] BadUrl),
     /// No thread could be started.
     #[error("the heartbeat thread cannot start: {0}")]
     Thread(#[from] std::io::Error),
@@ -120,7 +114,7 @@ impl HiveError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Url { .. } => "invalid_hive_url",
+            Self::Url(_) => "invalid_hive_url",
             Self::Thread(_) => "hive_thread",
         }
     }

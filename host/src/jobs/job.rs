@@ -20,6 +20,8 @@ struct Inner {
     state: JobState,
     /// Somebody is ending the job: its keeper is told, the others are not yet.
     ending: bool,
+    /// It waits for another program and does not start in this one any more.
+    suspended: bool,
     started: Option<Instant>,
     ended: Option<Instant>,
     step: u32,
@@ -86,6 +88,7 @@ impl Job {
             inner: Mutex::new(Inner {
                 state: JobState::Queued,
                 ending: false,
+                suspended: false,
                 started: None,
                 ended: None,
                 step: 0,
@@ -219,6 +222,19 @@ impl Job {
         self.suspend();
     }
 
+    /// Suspends a job that waits. `false` when it has begun or ended: whoever begins it is either seen by this or sees it.
+    pub fn suspend_waiting(&self) -> bool {
+        {
+            let mut inner = self.lock();
+            if inner.state != JobState::Queued || inner.ending {
+                return false;
+            }
+            inner.suspended = true;
+        }
+        self.suspend();
+        true
+    }
+
     /// Ends the streams of a job that goes on in another program. It has no end of its own here.
     pub fn suspend(&self) {
         let human = "the worker is being restarted; the job is kept and goes on after that: read this stream again";
@@ -244,23 +260,32 @@ impl Job {
         );
     }
 
-    /// Marks the job as running. `false` when it ended while it waited. The keeper hears of it before anybody else does.
+    /// Marks the job as running. `false` when it ended or was suspended while it waited. The keeper hears of it before
+    /// anybody else does.
     pub fn start(&self, device: &str) -> bool {
-        let waits = |inner: &Inner| inner.state == JobState::Queued && !inner.ending;
+        let waits = |inner: &Inner| inner.state == JobState::Queued && !inner.ending && !inner.suspended;
         if !waits(&self.lock()) {
             return false;
         }
         if let Some(keeper) = self.keeper.get() {
             keeper.started(self);
         }
-        {
+        let (begun, suspended) = {
             let mut inner = self.lock();
-            if !waits(&inner) {
-                return false;
+            let begun = waits(&inner);
+            if begun {
+                inner.state = JobState::Running;
+                inner.started = Some(Instant::now());
+                inner.timings.queue = self.created_at.elapsed();
             }
-            inner.state = JobState::Running;
-            inner.started = Some(Instant::now());
-            inner.timings.queue = self.created_at.elapsed();
+            (begun, inner.suspended && !inner.ending)
+        };
+        if !begun {
+            // The keeper has heard of a start that there was not. Of an end it hears by itself.
+            if let Some(keeper) = self.keeper.get().filter(|_| suspended) {
+                keeper.released(self);
+            }
+            return false;
         }
         self.publish(
             "started",
@@ -355,4 +380,59 @@ pub(crate) fn line(job: Option<&str>, name: &str, fields: Map<String, Value>) ->
     }
     object.extend(fields);
     Value::Object(object).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::Ending;
+
+    /// Writes down what it hears; with `race`, the job is suspended or cancelled while its start is being kept.
+    #[derive(Debug, Default)]
+    struct Notes {
+        heard: Mutex<Vec<&'static str>>,
+        race: Option<fn(&Job) -> bool>,
+    }
+
+    impl Notes {
+        fn note(&self, what: &'static str) {
+            self.heard.lock().unwrap().push(what);
+        }
+    }
+
+    impl Keeper for Notes {
+        fn started(&self, job: &Job) {
+            self.note("started");
+            if let Some(race) = self.race {
+                race(job);
+            }
+        }
+        fn ended(&self, _: &Job, _: &Ending) {
+            self.note("ended");
+        }
+        fn released(&self, _: &Job) {
+            self.note("released");
+        }
+    }
+
+    fn begun(race: Option<fn(&Job) -> bool>) -> (Arc<Job>, Arc<Notes>, bool) {
+        let job = Job::new(String::new(), JobSpec::default(), Origin::default());
+        let notes = Arc::new(Notes { race, ..Notes::default() });
+        job.keep_with(notes.clone());
+        let begun = job.start("cpu");
+        (job, notes, begun)
+    }
+
+    #[test]
+    fn a_job_that_is_suspended_or_cancelled_while_it_starts_does_not_run() {
+        for (race, starts, state, heard) in [
+            (None, true, JobState::Running, &["started"][..]),
+            (Some(Job::suspend_waiting as fn(&Job) -> bool), false, JobState::Queued, &["started", "released"]),
+            (Some(Job::request_cancel), false, JobState::Cancelled, &["started", "ended"]),
+        ] {
+            let (job, notes, begun) = begun(race);
+            assert_eq!((begun, job.state(), &**notes.heard.lock().unwrap()), (starts, state, heard));
+            assert_eq!(job.suspend_waiting(), state == JobState::Queued, "only one that waits can be suspended");
+        }
+    }
 }

@@ -46,7 +46,8 @@ struct Inner {
     names: HashMap<(String, String), JobId>,
 }
 
-/// The registry. Finished jobs are kept for `keep` and at most `max_finished` of them.
+/// The registry. Finished jobs are kept for `keep` and at most `max_finished` of them: those beyond go when a new job comes
+/// or at the next sweep.
 #[derive(Debug)]
 pub struct Registry {
     keep: Duration,
@@ -75,6 +76,10 @@ impl Registry {
         inner.order.push_back(job.id.clone());
         if let Some(Idempotency { key, fingerprint }) = idempotency {
             inner.keys.insert((job.owner.clone(), key.clone()), (job.id.clone(), *fingerprint));
+        }
+        // Between two sweeps fast jobs with their pictures would pile up beyond the bound.
+        if inner.jobs.len() > self.max_finished {
+            inner.sweep(self.keep, self.max_finished);
         }
         Ok(())
     }
@@ -126,22 +131,7 @@ impl Registry {
 
     /// Forgets finished jobs whose time is over, and the oldest beyond the bound.
     pub fn sweep(&self) {
-        let mut inner = self.lock();
-        let finished: Vec<(Arc<Job>, Duration)> = inner
-            .order
-            .iter()
-            .filter_map(|id| inner.jobs.get(id))
-            .filter_map(|job| Some((job.clone(), job.ended()?.elapsed())))
-            .collect();
-        let excess = finished.len().saturating_sub(self.max_finished);
-        for (i, (job, age)) in finished.iter().enumerate() {
-            match job.is_kept() {
-                // Not gone, only elsewhere.
-                true if i < excess || *age > KEPT_STAYS.min(self.keep) => inner.remove(&job.id),
-                false if i < excess || *age > self.keep => inner.bury(&job.id),
-                _ => {}
-            }
-        }
+        self.lock().sweep(self.keep, self.max_finished);
     }
 }
 
@@ -149,6 +139,21 @@ impl Inner {
     fn by_key(&self, owner: &str, key: &str) -> Option<(Arc<Job>, [u8; 32])> {
         let (id, fingerprint) = self.keys.get(&(owner.to_owned(), key.to_owned()))?;
         Some((self.jobs.get(id)?.clone(), *fingerprint))
+    }
+
+    fn sweep(&mut self, keep: Duration, max_finished: usize) {
+        let jobs = self.order.iter().filter_map(|id| self.jobs.get(id));
+        let finished: Vec<(Arc<Job>, Duration)> =
+            jobs.filter_map(|job| Some((job.clone(), job.ended()?.elapsed()))).collect();
+        let excess = finished.len().saturating_sub(max_finished);
+        for (i, (job, age)) in finished.iter().enumerate() {
+            match job.is_kept() {
+                // Not gone, only elsewhere.
+                true if i < excess || *age > KEPT_STAYS.min(keep) => self.remove(&job.id),
+                false if i < excess || *age > keep => self.bury(&job.id),
+                _ => {}
+            }
+        }
     }
 
     fn remove(&mut self, id: &JobId) {

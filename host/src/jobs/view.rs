@@ -1,6 +1,7 @@
 //! A job as others see it: the JSON of `GET /v1/jobs/{id}`, and its short form in lists.
 
 use super::{Ending, Job, JobState, Snapshot, timings_json};
+use crate::fault::Fault;
 use serde_json::{Map, Value, json};
 
 /// What the short form has of the long one.
@@ -63,9 +64,29 @@ fn long(job: &Job, now: &Snapshot, position: Option<usize>) -> Value {
         .collect::<Vec<_>>()
         .into();
     if let Some(fault) = &now.fault {
-        body["error"] = json!({ "code": fault.code.as_str(), "message": fault.message, "field": fault.field });
+        body["error"] = error(fault);
     }
     body
+}
+
+/// The long form of a job of which nothing is known but who it was and why it does not run.
+pub(crate) fn lost(id: &str, model: &str, created: f64, priority: i32, fault: &Fault) -> Value {
+    json!({
+        "job_id": id, "status": JobState::Failed.as_str(), "model": model, "created": created, "priority": priority,
+        "error": error(fault),
+    })
+}
+
+/// Why a job failed, in its long form.
+fn error(fault: &Fault) -> Value {
+    json!({ "code": fault.code.as_str(), "message": fault.message, "field": fault.field })
+}
+
+/// Why a job or a load failed, as its last event says it.
+pub(crate) fn failed(fault: &Fault) -> Value {
+    let mut fields = error(fault);
+    fields["retriable"] = fault.code.retriable().into();
+    fields
 }
 
 /// The short form of a long one.

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use warp::{Filter, Rejection};
 
 use super::connection::RequestBodyError;
 
@@ -94,33 +93,6 @@ pub enum BodyError {
     Broken,
 }
 
-impl BodyError {
-    /// The HTTP status to answer with.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::WrongType { .. } | Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Broken => StatusCode::BAD_REQUEST,
-        }
-    }
-
-    /// A stable name for programs.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::TooLarge { .. } => "body_too_large",
-            Self::TooSlow { .. } => "body_timeout",
-            Self::WrongType { .. } => "unsupported_media_type",
-            Self::Encoded => "unsupported_encoding",
-            Self::Busy => "busy",
-            Self::Broken => "incomplete_body",
-        }
-    }
-}
-
 /// A whole body in memory. Its share of the [`BodyBudget`] is given back when it is dropped.
 #[derive(Debug)]
 pub struct ReadBody {
@@ -134,7 +106,17 @@ impl ReadBody {
     pub fn bytes(&self) -> Bytes {
         self.bytes.clone()
     }
+
+    /// The share alone, for what was made of the bytes.
+    #[must_use]
+    pub fn into_share(self) -> Share {
+        Share(self._share)
+    }
 }
+
+/// A body's share of the [`BodyBudget`], given back when it is dropped.
+#[derive(Debug)]
+pub struct Share(#[allow(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
 
 impl Deref for ReadBody {
     type Target = [u8];
@@ -142,18 +124,6 @@ impl Deref for ReadBody {
     fn deref(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// A filter that reads the body by `rules`. It never rejects for what the client sent: the handler gets the error and answers in its own dialect.
-///
-/// The body is read when this filter is reached: put checks that need no body, such as the token's, before it.
-pub fn capped(
-    rules: BodyRules,
-) -> impl Filter<Extract = (Result<ReadBody, BodyError>,), Error = Rejection> + Clone + Send + Sync {
-    warp::header::headers_cloned().and(warp::body::stream()).then(move |headers: HeaderMap, stream| {
-        let rules = rules.clone();
-        async move { read(&headers, stream, &rules).await }
-    })
 }
 
 /// Reads a body by `rules`, refusing it as early as its headers allow.

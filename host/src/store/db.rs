@@ -16,7 +16,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// The state of a tombstone. It has no [`JobState`]: to everybody outside an expired job is gone.
 const EXPIRED: &str = "expired";
 
-const COLUMNS: &str = "seq, id, state, owner, priority, request, result, attempts, restores, created_ms, started_ms, finished_ms, expires_ms, webhook, fingerprint";
+/// What is read of a job. Not its request, which may be megabytes of pictures: only a job that comes back needs that.
+const COLUMNS: &str = "seq, id, state, owner, priority, '' AS request, result, attempts, restores, created_ms, started_ms, finished_ms, expires_ms, webhook, fingerprint";
 
 pub(super) struct Db {
     db: Connection,
@@ -47,9 +48,12 @@ impl Db {
             [],
             |r| r.get(0),
         )?;
-        let queued = this.jobs("WHERE state = 'queued' ORDER BY priority DESC, seq", &[])?;
-        let interrupted = this.jobs("WHERE state = 'interrupted' ORDER BY seq", &[])?;
-        let untold = this.jobs("WHERE notify = 1 AND state <> 'expired' ORDER BY seq", &[])?;
+        let mut queued = this.jobs("WHERE state = 'queued' ORDER BY priority DESC, seq", [])?;
+        let mut interrupted = this.jobs("WHERE state = 'interrupted' ORDER BY seq", [])?;
+        for job in queued.iter_mut().chain(&mut interrupted) {
+            job.request = this.db.query_row("SELECT request FROM jobs WHERE seq = ?1", [job.seq], |r| r.get(0))?;
+        }
+        let untold = this.jobs("WHERE notify = 1 AND state <> 'expired' ORDER BY seq", [])?;
         Ok((this, Recovery { queued, interrupted, untold, files_removed, damaged }))
     }
 
@@ -60,10 +64,14 @@ impl Db {
     /// `Err(job)` inside `Ok` is the job that had the idempotency key already.
     pub(super) fn insert(&mut self, job: &NewJob) -> Result<std::result::Result<JobRecord, JobRecord>> {
         check_id(&job.id)?;
-        if let Some(key) = &job.idempotency_key
-            && let Some(known) = self.by_key(&job.owner, key)?
-        {
-            return Ok(Err(known));
+        if let Some(key) = &job.idempotency_key {
+            if let Some(known) = self.by_key(&job.owner, key)? {
+                return Ok(Err(known));
+            }
+            // The job of a former life of the key, if nobody has swept yet.
+            let sql = "SELECT seq FROM jobs WHERE owner = ?1 AND idempotency = ?2";
+            let over = self.db.prepare_cached(sql)?.query_row([&job.owner, key], |r| r.get(0)).optional()?;
+            self.expire_jobs(over.as_slice())?;
         }
         let sql =
             "INSERT INTO jobs (id, state, owner, priority, idempotency, fingerprint, request, webhook, created_ms)
@@ -94,7 +102,8 @@ impl Db {
 
     /// The job that this owner's idempotency key made.
     pub(super) fn by_key(&self, owner: &str, key: &str) -> Result<Option<JobRecord>> {
-        Ok(self.jobs("WHERE owner = ?1 AND idempotency = ?2", &[owner, key])?.pop())
+        let condition = "WHERE owner = ?1 AND idempotency = ?2 AND coalesce(expires_ms > ?3, 1)";
+        Ok(self.jobs(condition, params![owner, key, self.now()])?.pop())
     }
 
     /// The webhook of a job has been told, or given up.
@@ -305,13 +314,12 @@ impl Db {
 
     /// The job of this id, unless it is expired.
     fn live(&self, id: &str) -> Result<JobRecord> {
-        self.jobs("WHERE id = ?1 AND state <> 'expired'", &[id])?.pop().ok_or(StoreError::Unknown)
+        self.jobs("WHERE id = ?1 AND state <> 'expired'", [id])?.pop().ok_or(StoreError::Unknown)
     }
 
-    fn jobs(&self, condition: &str, values: &[&str]) -> Result<Vec<JobRecord>> {
+    fn jobs(&self, condition: &str, values: impl rusqlite::Params) -> Result<Vec<JobRecord>> {
         let mut query = self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs {condition}"))?;
-        let mut jobs: Vec<JobRecord> =
-            query.query_map(rusqlite::params_from_iter(values), record)?.collect::<rusqlite::Result<_>>()?;
+        let mut jobs: Vec<JobRecord> = query.query_map(values, record)?.collect::<rusqlite::Result<_>>()?;
         for job in &mut jobs {
             job.images = self.images(job.seq)?;
         }

@@ -107,7 +107,7 @@ pub struct JobRecord {
     pub owner: String,
     /// Higher runs first.
     pub priority: i32,
-    /// The request as JSON; empty after the end.
+    /// The request as JSON, of a job that comes back when the store is opened; else empty.
     pub request: String,
     /// What came of it, as JSON; `None` before the end.
     pub result: Option<String>,

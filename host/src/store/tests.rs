@@ -298,6 +298,31 @@ fn the_same_key_gives_the_same_job() {
     db.insert(&keyed("c", "other")).unwrap().unwrap();
     db.insert(&job("d")).unwrap().unwrap();
     db.insert(&job("e")).unwrap().unwrap();
+    // A key goes with its job's time, also before anybody sweeps.
+    db.finish("a", JobState::Complete, "{}", &[]).unwrap();
+    assert!(db.by_key("hive", "k").unwrap().is_some());
+    bench.pass(101);
+    assert_eq!(db.by_key("hive", "k").unwrap(), None);
+    assert_eq!(db.insert(&keyed("f", "hive")).unwrap().unwrap().id, "f");
+    assert_eq!((db.get("a").unwrap(), db.expire().unwrap()), (Lookup::Expired, 0));
+}
+
+#[test]
+fn requests_are_read_only_for_those_who_come_back() {
+    let bench = Bench::new();
+    let (mut db, _) = bench.open();
+    for id in ["waits", "runs"] {
+        db.insert(&NewJob { idempotency_key: Some(id.into()), ..job(id) }).unwrap().unwrap();
+    }
+    db.start("runs").unwrap();
+    let filter = ListFilter { state: None, owner: None, before: None, limit: 9 };
+    let listed = db.list(&filter).unwrap().jobs;
+    let one = db.by_key("hive", "waits").unwrap();
+    assert!(listed.len() == 2 && listed.iter().chain(&one).all(|job| job.request.is_empty()), "{listed:?}");
+    drop(db);
+    let (_, recovery) = bench.open();
+    let requests = recovery.queued.iter().chain(&recovery.interrupted).map(|job| &*job.request);
+    assert_eq!(requests.collect::<Vec<_>>(), [r#"{"prompt":"waits"}"#, r#"{"prompt":"runs"}"#]);
 }
 
 #[test]

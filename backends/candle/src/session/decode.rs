@@ -6,7 +6,11 @@ use super::{
     tiles::{Blend, Span, spans},
 };
 use crate::{Error, Result, config::VaeConfig, ops::Activation};
-use backend_api::{Ctl, DType, Param, Stage, TensorRef, author::system_memory, find};
+use backend_api::{
+    Ctl, Param, Stage, TensorRef,
+    author::{Shapes, system_memory},
+    find,
+};
 
 /// The smallest tile in latent cells: smaller ones see too little around them.
 const SMALLEST: usize = 8;
@@ -64,14 +68,6 @@ fn pixels(span: Span, factor: usize) -> Span {
     Span { start: span.start * factor, len: span.len * factor }
 }
 
-fn check_picture(shape: [usize; 4], [n, h, w]: [usize; 3], factor: usize) -> Result<()> {
-    let wanted = [n, h * factor, w * factor, 3];
-    if shape == wanted && n > 0 && h > 0 && w > 0 {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("for latents of {h} × {w} pictures must be {wanted:?}, not {shape:?}")))
-}
-
 /// For outputs that cannot say what is no number, such as bytes.
 pub(crate) fn finite(values: Vec<f32>, what: &'static str) -> Result<Vec<f32>> {
     if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(Error::Output(what)) }
@@ -86,12 +82,8 @@ pub(crate) fn decode(
     ctl: &Ctl,
 ) -> Result<Vec<f32>> {
     let config = parts.vae.config();
-    let [n, c, h, w] = latents.dims::<4>()?;
-    if c != config.latent_channels {
-        return Err(Error::invalid(format!("latents must have {} channels, not {c}", config.latent_channels)));
-    }
     let factor = config.factor();
-    check_picture(out, [n, h, w], factor)?;
+    let [n, c, h, w] = parts.shapes().pictures(latents.dims()?, out)?;
     let mut values = latents.to_f32()?;
     let plane = h * w;
     for (i, channel) in values.chunks_exact_mut(plane).enumerate() {
@@ -148,17 +140,9 @@ pub(crate) fn encode(
     ctl: &Ctl,
 ) -> Result<Vec<f32>> {
     let config = parts.vae.config();
-    let (factor, c) = (config.factor(), config.latent_channels);
-    let [n, doubled, h, w] = out;
-    if doubled != 2 * c {
-        return Err(Error::invalid(format!("encoded pictures have {} channels, not {doubled}", 2 * c)));
-    }
-    check_picture(image.dims::<4>()?, [n, h, w], factor)?;
-    image.validate()?;
-    let values: Vec<f32> = match image.dtype {
-        DType::U8 => image.bytes.iter().map(|b| f32::from(*b) / 127.5 - 1.0).collect(),
-        _ => image.to_f32()?.into_iter().map(|v| v * 2.0 - 1.0).collect(),
-    };
+    let factor = config.factor();
+    let [n, c, h, w] = parts.shapes().moments(image.dims()?, out)?;
+    let values: Vec<f32> = image.to_picture()?.into_iter().map(|v| v * 2.0 - 1.0).collect();
     let (side, raw) = (tile(parts, options, h, w)?, find(options, "raw") == Some("1"));
     let (places, overlap) = plan(h, w, side);
     let total = (n * places.len()) as u64;
@@ -195,11 +179,8 @@ pub(crate) fn encode(
 /// Decodes with the preview network; answers pictures in 0 … 1.
 pub(crate) fn preview(parts: &Parts, latents: &TensorRef<'_>, out: [usize; 4], ctl: &Ctl) -> Result<Vec<f32>> {
     let tiny = parts.tiny.as_ref().ok_or(Error::Absent("preview network"))?;
-    let [n, c, h, w] = latents.dims::<4>()?;
-    if c != tiny.config().latent_channels {
-        return Err(Error::invalid(format!("latents must have {} channels, not {c}", tiny.config().latent_channels)));
-    }
-    check_picture(out, [n, h, w], tiny.config().factor())?;
+    let shapes = Shapes { channels: tiny.config().latent_channels, factor: tiny.config().factor() };
+    let [n, c, h, w] = shapes.pictures(latents.dims()?, out)?;
     if ctl.cancelled() {
         return Err(Error::Cancelled);
     }

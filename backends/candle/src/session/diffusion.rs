@@ -43,11 +43,7 @@ impl Session {
 
     fn run_predict(&mut self, x: &TensorRef<'_>, items: &[PredictItem<'_>], ctl: &Ctl) -> Result<Vec<f32>> {
         let parts = self.parts.clone();
-        let [n, c, h, w] = x.dims::<4>()?;
-        let latents = parts.vae.config().latent_channels;
-        if c != latents || h == 0 || w == 0 || n != items.len() {
-            return Err(Error::invalid(format!("latents must be [{}, {latents}, h, w]", items.len())));
-        }
+        let [n, c, h, w] = parts.shapes().latents(x.dims()?)?;
         let values = x.to_f32()?;
         let ids: Vec<u64> = items.iter().map(|item| item.cond).collect();
         let texts = self.texts.ready(&parts, &ids, ctl)?;
@@ -128,8 +124,7 @@ impl Extras {
 fn timed<R: Send>(parts: &Parts, f: impl FnOnce() -> Result<R> + Send) -> Result<(R, StepStats), AbiError> {
     let start = Instant::now();
     let result = parts.pool.install(f)?;
-    let device_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Ok((result, StepStats { device_ns }))
+    Ok((result, StepStats::since(start)))
 }
 
 impl author::Diffusion for Session {

@@ -151,7 +151,7 @@ impl Parts {
         let scratch = AtomicU64::new(0);
         Ok(Parts {
             ops,
-            pool,
+            pool: pool.clone(),
             encoders,
             encoder_roles,
             unet,
@@ -160,8 +160,14 @@ impl Parts {
             pooled_width,
             weights,
             scratch,
-            _memory: GiveBack,
+            _memory: GiveBack(pool),
         })
+    }
+
+    /// The sizes of its latents and pictures.
+    pub(crate) fn shapes(&self) -> author::Shapes {
+        let config = self.vae.config();
+        author::Shapes { channels: config.latent_channels, factor: config.factor() }
     }
 
     /// The extra tensors that every item brings, in the order of the denoiser's channels first.

@@ -152,9 +152,6 @@ pub(crate) fn encode(
         let encoded = encoder.forward(ops, tokens, wanted, ctl)?;
         let mut values = encoded.states.to_vec()?;
         let weights = input.weights.as_slice();
-        if weights.iter().any(|w| !w.is_finite()) {
-            return Err(Error::invalid("a token's weight is not finite"));
-        }
         if weights.iter().any(|w| *w != 1.0) && wishes.emphasis != Emphasis::Ignore {
             let empty = if wishes.emphasis == Emphasis::Interpolate {
                 if input.empty.len() != length {

@@ -3,12 +3,11 @@
 use crate::{
     Error, Result,
     models::{Builder, rrdb::Rrdb},
-    ops::{Activation, Ops},
+    ops::{Activation, Ops, cpu::GiveBack},
     weights::{Part, Progress, Vars},
 };
 use backend_api::{
-    AbiError, Ctl, DType, MemReport, ModelPlan, ModelSource, Param, StepStats, Task, TensorMut, TensorRef,
-    UpscalerDesc,
+    AbiError, Ctl, MemReport, ModelPlan, ModelSource, Param, StepStats, Task, TensorMut, TensorRef, UpscalerDesc,
     author::{self, system_memory},
     role,
 };
@@ -47,6 +46,8 @@ pub(crate) struct Enlarger {
     pool: Arc<ThreadPool>,
     net: Rrdb,
     weights: u64,
+    /// Last: when it is dropped, all else has been.
+    _memory: GiveBack,
 }
 
 impl Enlarger {
@@ -61,7 +62,7 @@ impl Enlarger {
         let net = Rrdb::new(&Builder::new(ops.as_ref(), Vars::new(&part, &progress)))?;
         part.check_unchanged()?;
         progress.finish();
-        Ok(Enlarger { ops, pool, net, weights })
+        Ok(Enlarger { ops, pool: pool.clone(), net, weights, _memory: GiveBack(pool) })
     }
 
     /// `[h, w, 3]` in 0 … 1 to `[h·f, w·f, 3]`.
@@ -74,10 +75,7 @@ impl Enlarger {
         if free > 0 && needed > free {
             return Err(Error::Memory { what: "enlarging", needed: needed >> 20, free: free >> 20 });
         }
-        let values = match image.dtype {
-            DType::U8 => image.bytes.iter().map(|b| f32::from(*b) / 255.0).collect(),
-            _ => image.to_f32()?,
-        };
+        let values = image.to_picture()?;
         let x = Activation::from_vec(values, [1, h, w, 3], self.ops.device())?;
         let mut picture = self.net.forward(self.ops.as_ref(), &x, ctl)?.to_vec()?;
         if picture.iter().any(|v| !v.is_finite()) {
@@ -111,6 +109,6 @@ impl author::Upscaler for Session {
         let (start, wanted) = (Instant::now(), out.dims::<3>()?);
         let values = self.0.pool.install(|| self.0.upscale(&image, wanted, ctl))?;
         out.write_picture(&values)?;
-        Ok(StepStats { device_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX) })
+        Ok(StepStats::since(start))
     }
 }

@@ -1,6 +1,6 @@
 //! Between latent cells and tiles of pixels, and the enlarging of pictures.
 
-use backend_api::{AbiError, Ctl, DType, StepStats, TensorMut, TensorRef, author};
+use backend_api::{AbiError, Ctl, StepStats, TensorMut, TensorRef, author};
 
 /// Latent units from black to white.
 const RANGE: f32 = 8.0;
@@ -46,14 +46,6 @@ pub(super) fn encode(pixels: &[f32], n: usize, c: usize, [h, w]: [usize; 2], f: 
     out
 }
 
-/// The values of a picture tensor, 0–1.
-pub(super) fn values(image: &TensorRef<'_>) -> Result<Vec<f32>, AbiError> {
-    match image.dtype {
-        DType::U8 => Ok(image.bytes.iter().map(|v| f32::from(*v) / 255.0).collect()),
-        _ => image.to_f32(),
-    }
-}
-
 /// An upscaler that repeats pixels.
 pub(super) struct Enlarge(pub(super) u32);
 
@@ -66,7 +58,7 @@ impl author::Upscaler for Enlarge {
         if out.dims::<3>()? != [h * f, w * f, colours] {
             return Err(AbiError::invalid("the output of `upscale` does not have the enlarged shape"));
         }
-        let pixels = values(&image)?;
+        let pixels = image.to_picture()?;
         let at = |y: usize, x: usize| &pixels[((y / f) * w + x / f) * colours..][..colours];
         let large: Vec<f32> = (0..h * f).flat_map(|y| (0..w * f).flat_map(move |x| at(y, x).iter().copied())).collect();
         out.write_f32(&large)?;

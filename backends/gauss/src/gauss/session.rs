@@ -6,7 +6,8 @@ use super::{
 };
 use backend_api::{
     AbiError, Code, Ctl, Param, PredictItem, Stage, StepStats, TensorMut, TensorRef, TextEncoded, TextRequest,
-    abi_stable::std_types::RVec, author,
+    abi_stable::std_types::RVec,
+    author::{self, Shapes},
 };
 use std::{collections::HashMap, time::Instant};
 
@@ -25,16 +26,8 @@ impl Session {
         Session { options, conds: HashMap::new(), next: 1, vocab }
     }
 
-    /// `[n, c, h, w]` latents and the picture `[n, h·f, w·f, 3]` must fit each other.
-    fn fitting(&self, latents: [usize; 4], picture: [usize; 4]) -> Result<[usize; 4], AbiError> {
-        let f = self.options.vae_factor as usize;
-        let [n, c, h, w] = latents;
-        if c != self.options.latent_channels as usize || picture != [n, h * f, w * f, 3] {
-            return Err(AbiError::invalid(format!(
-                "latents {latents:?} and picture {picture:?} do not fit (factor {f})"
-            )));
-        }
-        Ok(latents)
+    fn shapes(&self) -> Shapes {
+        Shapes { channels: self.options.latent_channels as usize, factor: self.options.vae_factor as usize }
     }
 }
 
@@ -70,23 +63,19 @@ impl author::Diffusion for Session {
     ) -> Result<StepStats, AbiError> {
         let start = Instant::now();
         wait(self.options.step_ms, ctl, |_, _| ())?;
-        let [_, c, h, w] = x.dims::<4>()?;
+        let [_, c, h, w] = self.shapes().latents(x.dims()?)?;
         if self.options.oom_above > 0 && items.len() as u64 > self.options.oom_above {
             return Err(AbiError::new(Code::OOM, format!("{} items do not fit into the memory", items.len())));
         }
-        if c != self.options.latent_channels as usize || items.len() > self.options.max_batch as usize {
-            return Err(AbiError::invalid(format!(
-                "{} items of {c} channels; this model takes up to {} of {}",
-                items.len(),
-                self.options.max_batch,
-                self.options.latent_channels
-            )));
+        if items.len() > self.options.max_batch as usize {
+            let most = self.options.max_batch;
+            return Err(AbiError::invalid(format!("{} items; this model takes up to {most}", items.len())));
         }
         if !self.options.mixed_batch && items.windows(2).any(|pair| pair[0].timestep != pair[1].timestep) {
             return Err(AbiError::invalid("the items of one batch must share a timestep"));
         }
         let mut values = x.to_f32()?;
-        for (item, latents) in items.iter().zip(values.chunks_exact_mut((c * h * w).max(1))) {
+        for (item, latents) in items.iter().zip(values.chunks_exact_mut(c * h * w)) {
             for name in &self.options.inputs {
                 if !item.extra.iter().any(|t| t.name.as_str() == name) {
                     return Err(AbiError::invalid(format!("an item lacks the input `{name}`")));
@@ -96,12 +85,12 @@ impl author::Diffusion for Session {
                 .conds
                 .get(&item.cond)
                 .ok_or_else(|| AbiError::invalid(format!("there is no encoded text {}", item.cond)))?;
-            for (mean, channel) in means.iter().zip(latents.chunks_exact_mut((h * w).max(1))) {
+            for (mean, channel) in means.iter().zip(latents.chunks_exact_mut(h * w)) {
                 channel.iter_mut().for_each(|v| *v = answer(&self.options, *mean, *v, item.sigma));
             }
         }
         out.write_f32(&values)?;
-        Ok(StepStats { device_ns: start.elapsed().as_nanos() as u64 })
+        Ok(StepStats::since(start))
     }
 
     fn decode(
@@ -112,7 +101,7 @@ impl author::Diffusion for Session {
         ctl: &Ctl,
     ) -> Result<StepStats, AbiError> {
         wait(self.options.decode_ms, ctl, |done, total| ctl.progress(Stage::DECODE, done, total))?;
-        let dims = self.fitting(latents.dims()?, out.dims()?)?;
+        let dims = self.shapes().pictures(latents.dims()?, out.dims()?)?;
         out.write_picture(&picture::decode(&latents.to_f32()?, dims, self.options.vae_factor as usize))?;
         Ok(StepStats::default())
     }
@@ -127,13 +116,9 @@ impl author::Diffusion for Session {
         if ctl.cancelled() {
             return Err(AbiError::cancelled());
         }
-        let [n, moments, h, w] = out.dims::<4>()?;
-        if !moments.is_multiple_of(2) {
-            return Err(AbiError::invalid("`encode` needs room for a mean and a deviation"));
-        }
-        let [n, c, h, w] = self.fitting([n, moments / 2, h, w], image.dims()?)?;
+        let [n, c, h, w] = self.shapes().moments(image.dims()?, out.dims()?)?;
         let f = self.options.vae_factor as usize;
-        out.write_f32(&picture::encode(&picture::values(&image)?, n, c, [h, w], f))?;
+        out.write_f32(&picture::encode(&image.to_picture()?, n, c, [h, w], f))?;
         Ok(StepStats::default())
     }
 

@@ -90,7 +90,8 @@ impl Cache {
         Cache { file, known, changed: false }
     }
 
-    /// The remembered answer, or a new one from `ask`. Failures are not remembered: their cause may lie elsewhere.
+    /// The remembered answer, or a new one from `ask`. Failures are not remembered, and neither is an answer that offers
+    /// nothing: their cause may lie elsewhere, such as a runtime or a driver that is installed later.
     pub(crate) fn get(
         &mut self,
         path: &Path,
@@ -102,12 +103,17 @@ impl Cache {
         let world = world(hardware);
         if let Some(known) = self.known.get(&key)
             && (known.size, known.modified, &known.world) == (size, modified, &world)
+            && offers_something(&known.about)
         {
             return Ok(known.about.clone());
         }
         let about = ask()?;
-        self.known.insert(key, Known { size, modified, world, about: about.clone() });
-        self.changed = true;
+        if offers_something(&about) {
+            self.known.insert(key, Known { size, modified, world, about: about.clone() });
+            self.changed = true;
+        } else {
+            self.changed |= self.known.remove(&key).is_some();
+        }
         Ok(about)
     }
 
@@ -125,6 +131,11 @@ impl Cache {
             tracing::debug!("answers of plugins are not remembered: {}", e.kind());
         }
     }
+}
+
+/// Whether an answer makes the plugin usable here.
+fn offers_something(about: &Description) -> bool {
+    about.offers.iter().any(|offer| offer.score > 0)
 }
 
 fn stamp(path: &Path) -> Option<(u64, u64)> {

@@ -1,7 +1,10 @@
 //! Multipart forms, bounded while they are read.
 
 use crate::{
-    api::http::{ApiError, Request},
+    api::{
+        body::Sent,
+        http::{ApiError, Request},
+    },
     config::Limits,
     fault::{Fault, FaultCode},
     server::body::{self, BodyRules},
@@ -16,7 +19,7 @@ use std::convert::Infallible;
 const MAX_PARTS: usize = 64;
 
 /// Reads a form into the JSON that would say the same: files become base64, `name[]` becomes a list.
-pub(crate) async fn read(request: Request, limits: &Limits) -> Result<Map<String, Value>, ApiError> {
+pub(crate) async fn read(request: Request, limits: &Limits) -> Result<Sent, ApiError> {
     let boundary = request.header("content-type").and_then(|t| multer::parse_boundary(t).ok()).ok_or_else(|| {
         Fault::new(
             FaultCode::UnsupportedMediaType,
@@ -26,7 +29,7 @@ pub(crate) async fn read(request: Request, limits: &Limits) -> Result<Map<String
     // Read whole by the same rules as every body (size, time, the memory of all together), then taken apart.
     let rules = BodyRules { types: &["multipart/form-data"], ..BodyRules::json(limits.body_bytes, &limits.budget) };
     let body = body::read(&request.headers, request.body, &rules).await?;
-    Ok(parse(boundary, body.bytes()).await?)
+    Ok(Sent { object: parse(boundary, body.bytes()).await?, share: body.into_share() })
 }
 
 /// Takes a whole form apart.

@@ -3,11 +3,13 @@
 use super::{in_words, multipart, openai_fields as fields, openai_stream, submit};
 use crate::{
     api::{
-        App, body,
+        App,
+        body::{self, Sent},
         fields::{Values, check},
         http::{ApiError, Request, Response, json_ok},
         idempotency::{self, Claim},
         jobs::{self, Named},
+        rooms::off_runtime,
     },
     fault::{Fault, FaultCode},
     jobs::{Follower, Job, Origin, Snapshot},
@@ -75,7 +77,7 @@ pub(crate) async fn variations(app: Arc<App>, request: Request) -> Result<Respon
     let call = Call::of(&request)?;
     let mut given = form_or_json(&app, request).await?;
     // A variation has no prompt of its own: the picture speaks.
-    given.entry("prompt").or_insert_with(|| json!(""));
+    given.object.entry("prompt").or_insert_with(|| json!(""));
     run(app, call, given, Route::Variation).await
 }
 
@@ -98,7 +100,7 @@ impl Call {
     }
 }
 
-async fn form_or_json(app: &App, request: Request) -> Result<Map<String, Value>, ApiError> {
+async fn form_or_json(app: &App, request: Request) -> Result<Sent, ApiError> {
     let limits = &app.config.limits;
     let is_form =
         request.header("content-type").is_some_and(|t| t.trim_start().to_ascii_lowercase().starts_with("multipart/"));
@@ -106,11 +108,12 @@ async fn form_or_json(app: &App, request: Request) -> Result<Map<String, Value>,
         return body::json_object(request, limits).await;
     }
     let mut form = multipart::read(request, limits).await?;
-    fields::typed(&mut form);
+    fields::typed(&mut form.object);
     Ok(form)
 }
 
-async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, route: Route) -> Result<Response, ApiError> {
+async fn run(app: Arc<App>, call: Call, sent: Sent, route: Route) -> Result<Response, ApiError> {
+    let Sent { object: given, share } = sent;
     let claim = idempotency::claim(&app, &call.caller, call.key, route.name(), &given).await?;
     let sent: Vec<String> = given.keys().cloned().collect();
     let told = |error| in_words(error, fields::WORDS, |name| !sent.iter().any(|s| s == name));
@@ -123,18 +126,22 @@ async fn run(app: Arc<App>, call: Call, given: Map<String, Value>, route: Route)
         Claim::Known(Named::Live(job)) => Follower::new(job, 0),
         Claim::Known(Named::Kept(kept)) => Follower::new(jobs::revive(&app, *kept).await?, 0),
         Claim::New(turn) => {
-            let mut job = native(&app, &values, ours, &shape)?;
+            let look = shape.clone();
+            let mut job = off_runtime(&app, move |app| native(app, &values, ours, &look)).await??;
             if turn.is_some() {
                 job.entry("on_disconnect").or_insert_with(|| "keep".into());
             }
             submit(&app, job, call.caller, turn, &call.id).await.map_err(told)?
         }
     };
+    // The job has what it needs of the request.
+    drop(share);
     if shape.stream {
         return Ok(openai_stream::reply(&app, reading, shape));
     }
     let done = reading.outcome(|_| ()).await.map_err(|fault| told(fault.into()))?;
-    Ok(json_ok(&answer(reading.job(), &done, &shape)))
+    let job = reading.job().clone();
+    Ok(off_runtime(&app, move |_| json_ok(&answer(&job, &done, &shape))).await?)
 }
 
 fn shape(values: &Values, route: Route, base: String) -> Result<Shape, Fault> {

@@ -9,6 +9,7 @@ use crate::{
     api::{
         App, body,
         http::{ApiError, Request, Response, json_ok},
+        rooms::off_runtime,
     },
     fault::{Fault, FaultCode},
     jobs::{Job, Snapshot},
@@ -36,7 +37,7 @@ pub(crate) async fn img2img(app: Arc<App>, request: Request) -> Result<Response,
 
 async fn run(app: Arc<App>, request: Request, route: On) -> Result<Response, ApiError> {
     let (caller, id) = (request.caller.clone(), request.id.clone());
-    let given = body::json_object(request, &app.config.limits).await?;
+    let body::Sent { object: given, share } = body::json_object(request, &app.config.limits).await?;
     let told = |error| in_words(error, table::WORDS, |_| true);
     let mut all = complete(&given, route)?;
     let overrides = all.get("override_settings").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -56,20 +57,26 @@ async fn run(app: Arc<App>, request: Request, route: On) -> Result<Response, Api
         app.sdapi_options.change(known);
         app.set_default_model(&model);
     }
-    let done = reading.outcome(|_| ()).await.map_err(|fault| told(fault.into()))?;
-    let images: Vec<String> = if all["send_images"] == true {
-        done.pictures.iter().map(|p| base64::engine::general_purpose::STANDARD.encode(p.bytes.as_slice())).collect()
-    } else {
-        Vec::new()
-    };
-    let info = info(&app, reading.job(), &done, &all);
     // The pictures go back only to those who ask: some megabytes that the client has already.
     if all.get("include_init_images") != Some(&Value::Bool(true)) {
         for heavy in ["init_images", "mask"] {
             all.entry(heavy).and_modify(|value| *value = Value::Null);
         }
     }
-    Ok(json_ok(&json!({ "images": images, "parameters": all, "info": info.to_string() })))
+    drop((given, share));
+    let done = reading.outcome(|_| ()).await.map_err(|fault| told(fault.into()))?;
+    let job = reading.job().clone();
+    Ok(off_runtime(&app, move |app| answer(app, &job, &done, &all)).await?)
+}
+
+fn answer(app: &App, job: &Job, done: &Snapshot, all: &Map<String, Value>) -> Response {
+    let images: Vec<String> = if all["send_images"] == true {
+        done.pictures.iter().map(|p| base64::engine::general_purpose::STANDARD.encode(p.bytes.as_slice())).collect()
+    } else {
+        Vec::new()
+    };
+    let info = info(app, job, done, all).to_string();
+    json_ok(&json!({ "images": images, "parameters": all, "info": info }))
 }
 
 /// The native job that says the same. `all` holds every field of the route.

@@ -8,6 +8,7 @@ use crate::{
     api::{
         App, body,
         http::{ApiError, Request, Response, json_ok},
+        rooms::off_runtime,
     },
     fault::{Fault, FaultCode},
     jobs::Origin,
@@ -45,8 +46,8 @@ enum Size {
 /// `POST /sdapi/v1/extra-single-image`
 pub(crate) async fn single(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     let asker = Asker { app: app.clone(), caller: request.caller.clone(), id: request.id.clone() };
-    let given = body::json_object(request, &app.config.limits).await?;
-    let work = read(&app, &given).await?;
+    let body::Sent { object: given, share: _share } = body::json_object(request, &app.config.limits).await?;
+    let (given, work) = read(&app, given).await?;
     let image = text(&given, "image").ok_or_else(|| Fault::field("image", "is required: a picture as base64"))?;
     let image = work.draw(&asker, image, "image").await?;
     Ok(json_ok(&json!({ "html_info": "", "image": image })))
@@ -55,18 +56,21 @@ pub(crate) async fn single(app: Arc<App>, request: Request) -> Result<Response, 
 /// `POST /sdapi/v1/extra-batch-images`
 pub(crate) async fn batch(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     let asker = Asker { app: app.clone(), caller: request.caller.clone(), id: request.id.clone() };
-    let given = body::json_object(request, &app.config.limits).await?;
-    let work = read(&app, &given).await?;
-    let list = given.get("imageList").and_then(Value::as_array).cloned().unwrap_or_default();
-    if list.is_empty() || list.len() > MAX_PICTURES {
-        return Err(
-            Fault::field("imageList", format!("must hold 1 to {MAX_PICTURES} pictures as {{data, name}}")).into()
-        );
-    }
+    let body::Sent { object: given, share: _share } = body::json_object(request, &app.config.limits).await?;
+    let (mut given, work) = read(&app, given).await?;
+    let list = match given.remove("imageList") {
+        Some(Value::Array(list)) if (1..=MAX_PICTURES).contains(&list.len()) => list,
+        _ => {
+            let message = format!("must hold 1 to {MAX_PICTURES} pictures as {{data, name}}");
+            return Err(Fault::field("imageList", message).into());
+        }
+    };
     let mut images = Vec::with_capacity(list.len());
-    for entry in list {
-        let data = entry["data"].as_str().ok_or_else(|| Fault::field("imageList", "data must be base64"))?;
-        images.push(work.draw(&asker, data.to_owned(), "imageList").await?);
+    for mut entry in list {
+        let Some(Value::String(data)) = entry.get_mut("data").map(Value::take) else {
+            return Err(Fault::field("imageList", "data must be base64").into());
+        };
+        images.push(work.draw(&asker, data, "imageList").await?);
     }
     Ok(json_ok(&json!({ "html_info": "", "images": images })))
 }
@@ -79,14 +83,12 @@ struct Asker {
 }
 
 /// Upscalers are looked up on disk.
-async fn read(app: &Arc<App>, given: &Map<String, Value>) -> Result<Work, Fault> {
-    let (app, given) = (app.clone(), given.clone());
-    run(move || Work::read(&given, app.config.limits.pixels, &app.models)).await
-}
-
-/// Pictures are worked on off the runtime.
-async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Fault::internal("the picture could not be made")))
+async fn read(app: &Arc<App>, given: Map<String, Value>) -> Result<(Map<String, Value>, Work), Fault> {
+    off_runtime(app, move |app| {
+        let work = Work::read(&given, app.config.limits.pixels, &app.models)?;
+        Ok((given, work))
+    })
+    .await?
 }
 
 fn text(given: &Map<String, Value>, name: &str) -> Option<String> {
@@ -138,50 +140,61 @@ impl Work {
     }
 
     /// The result as PNG in base64. `field`: where the picture came from.
-    async fn draw(&self, asker: &Asker, image: String, field: &str) -> Result<String, ApiError> {
-        let pixels = self.pixels;
-        let read = run(move || Ok(picture::from_text(&image, pixels)?.flatten([255; 3])));
-        let source = Arc::new(read.await.map_err(|f| f.about(field))?);
-        let result = match &self.upscaler {
-            None => source.as_ref().clone(),
-            Some(upscaler) => {
-                let first = self.scaled(asker, &source, upscaler, field).await?;
-                match &self.second {
-                    None => first,
-                    Some((upscaler, share)) => {
-                        blend(first, &self.scaled(asker, &source, upscaler, field).await?, *share)
-                    }
-                }
+    ///
+    /// What networks make of it comes first, as jobs. The rest is one piece of work, so that no decoded picture waits in
+    /// memory for the next one.
+    async fn draw(&self, asker: &Asker, image: String, field: &'static str) -> Result<String, ApiError> {
+        let mut made = Vec::new();
+        if self.ways().any(|(upscaler, _)| matches!(upscaler, Upscaler::Model { .. })) {
+            let (work, text) = (self.clone(), image.clone());
+            let scaled = off_runtime(&asker.app, move |_| work.size.of(&work.source(&text)?, work.pixels)).await?;
+            let factor = scaled.map_err(|f| f.about(field))?.factor;
+            for (upscaler, _) in self.ways() {
+                made.push(match upscaler {
+                    Upscaler::Model { name, .. } => Some(enlarged(asker, &image, name, factor).await?),
+                    Upscaler::Pixels(_) | Upscaler::Latent(_) => None,
+                });
             }
-        };
-        Ok(run(move || base64_png(&result)).await?)
+        }
+        let work = self.clone();
+        Ok(off_runtime(&asker.app, move |_| work.finish(&image, &made, field)).await??)
     }
 
-    async fn scaled(
-        &self,
-        asker: &Asker,
-        source: &Arc<Picture>,
-        upscaler: &Upscaler,
-        field: &str,
-    ) -> Result<Picture, ApiError> {
-        let Scaled { factor, width, height, crop } = self.size.of(source, self.pixels).map_err(|f| f.about(field))?;
-        let (filter, source) = match upscaler {
-            Upscaler::Model { name, .. } => (Filter::Lanczos, Arc::new(enlarged(asker, source, name, factor).await?)),
-            Upscaler::Pixels(filter) => (*filter, source.clone()),
-            Upscaler::Latent(_) => (Filter::Lanczos, source.clone()),
-        };
-        let large = run(move || Ok(sd_images::resample(&source, width, height, filter)?)).await?;
-        Ok(match crop {
-            Some((w, h)) => large.crop(width.saturating_sub(w) / 2, height.saturating_sub(h) / 2, w, h),
-            None => large,
-        })
+    /// The upscalers, each with its share of the result over the one before.
+    fn ways(&self) -> impl Iterator<Item = (&Upscaler, f64)> {
+        let second = self.second.as_ref().map(|(upscaler, share)| (upscaler, *share));
+        self.upscaler.iter().map(|first| (first, 1.0)).chain(second.filter(|_| self.upscaler.is_some()))
+    }
+
+    fn source(&self, image: &str) -> Result<Picture, Fault> {
+        Ok(picture::from_text(image, self.pixels)?.flatten([255; 3]))
+    }
+
+    /// `made`: the files that networks made, one for each of [`Work::ways`]; empty without networks.
+    fn finish(&self, image: &str, made: &[Option<File>], field: &str) -> Result<String, Fault> {
+        let source = self.source(image).map_err(|f| f.about(field))?;
+        let scaled = self.size.of(&source, self.pixels).map_err(|f| f.about(field))?;
+        let mut result = None;
+        for (index, (upscaler, share)) in self.ways().enumerate() {
+            let next = match (made.get(index), upscaler) {
+                (Some(Some(file)), _) => scaled.fit(&sd_images::decode(file, &Limits::default())?, Filter::Lanczos)?,
+                (_, Upscaler::Pixels(filter)) => scaled.fit(&source, *filter)?,
+                (_, Upscaler::Model { .. } | Upscaler::Latent(_)) => scaled.fit(&source, Filter::Lanczos)?,
+            };
+            result = Some(match result {
+                None => next,
+                Some(before) => blend(before, &next, share),
+            });
+        }
+        base64_png(&result.unwrap_or(source))
     }
 }
 
+/// A picture's file.
+type File = Arc<Vec<u8>>;
+
 /// What a network makes of a picture: a job like any other.
-async fn enlarged(asker: &Asker, source: &Arc<Picture>, upscaler: &str, factor: f64) -> Result<Picture, ApiError> {
-    let source = source.clone();
-    let image = run(move || base64_png(&source)).await?;
+async fn enlarged(asker: &Asker, image: &str, upscaler: &str, factor: f64) -> Result<File, ApiError> {
     let fields = json!({
         "operation": "image_upscale", "init_image": image, "upscaler": upscaler, "scale": factor, "metadata": false,
     });
@@ -189,7 +202,7 @@ async fn enlarged(asker: &Asker, source: &Arc<Picture>, upscaler: &str, factor: 
     let mut reading = submit(&asker.app, fields, asker.caller.clone(), None, &asker.id).await?;
     let done = reading.outcome(|_| ()).await?;
     let made = done.pictures.into_iter().next().ok_or_else(|| Fault::internal("the picture was not made"))?;
-    Ok(run(move || Ok(sd_images::decode(&made.bytes, &Limits::default())?)).await?)
+    Ok(made.bytes)
 }
 
 fn base64_png(picture: &Picture) -> Result<String, Fault> {
@@ -226,6 +239,16 @@ impl Size {
             return Err(Fault::new(FaultCode::InvalidImage, message));
         }
         Ok(Scaled { factor, width, height, crop })
+    }
+}
+
+impl Scaled {
+    fn fit(&self, source: &Picture, filter: Filter) -> Result<Picture, Fault> {
+        let large = sd_images::resample(source, self.width, self.height, filter)?;
+        Ok(match self.crop {
+            Some((w, h)) => large.crop(self.width.saturating_sub(w) / 2, self.height.saturating_sub(h) / 2, w, h),
+            None => large,
+        })
     }
 }
 

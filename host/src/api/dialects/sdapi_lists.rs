@@ -4,8 +4,8 @@ use crate::{
     api::{
         App,
         http::{ApiError, Request, Response, json_ok},
+        rooms::off_runtime,
     },
-    fault::Fault,
     names,
     upscalers::BUILT_IN,
 };
@@ -19,7 +19,7 @@ pub(crate) async fn empty_list(_app: Arc<App>, _request: Request) -> Result<Resp
 
 /// `GET /sdapi/v1/sd-models`
 pub(crate) async fn sd_models(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let models = tokio::task::spawn_blocking(move || {
+    let models = off_runtime(&app, |app| {
         let list = app.models.list_json(&app.default_model(), &[]);
         let complete = list.iter().filter(|m| m["complete"] == true);
         complete
@@ -29,8 +29,7 @@ pub(crate) async fn sd_models(app: Arc<App>, _request: Request) -> Result<Respon
             })
             .collect::<Vec<Value>>()
     })
-    .await
-    .map_err(|_| Fault::internal("the models could not be listed"))?;
+    .await?;
     Ok(json_ok(&models.into()))
 }
 
@@ -64,9 +63,7 @@ fn aliases(entry: &Value) -> Value {
 
 /// `GET /sdapi/v1/upscalers`
 pub(crate) async fn upscalers(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let files = tokio::task::spawn_blocking(move || app.models.upscalers())
-        .await
-        .map_err(|_| Fault::internal("the upscalers could not be listed"))?;
+    let files = off_runtime(&app, |app| app.models.upscalers()).await?;
     let entry = |name: &str, model: Option<&str>, scale: u32| json!({ "name": name, "model_name": model, "model_path": null, "model_url": null, "scale": scale });
     let built_in = BUILT_IN.iter().filter(|e| !e.is_latent()).map(|e| entry(e.label, None, 4));
     let models = files.iter().filter_map(|f| Some(entry(&f.name, Some(&f.name), f.upscaler.as_ref().ok()?.factor)));
@@ -81,11 +78,10 @@ pub(crate) async fn latent_upscale_modes(_app: Arc<App>, _request: Request) -> R
 
 /// `GET /sdapi/v1/embeddings`
 pub(crate) async fn embeddings(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let list = tokio::task::spawn_blocking(move || {
+    let list = off_runtime(&app, |app| {
         app.models.lookup(&app.default_model()).map(|model| app.models.embeddings(&model).json())
     })
-    .await
-    .map_err(|_| Fault::internal("the embeddings could not be listed"))??;
+    .await??;
     Ok(json_ok(&list))
 }
 

@@ -5,8 +5,8 @@ use crate::{
     api::{
         App, body, build,
         http::{ApiError, Request, Response, json_ok},
+        rooms::{off_runtime, on_device},
     },
-    fault::Fault,
     jobs::{Job, JobId, JobState, Snapshot},
 };
 use serde_json::{Map, Value, json};
@@ -63,7 +63,7 @@ fn state(job: Option<(&Arc<Job>, &Snapshot)>, count: usize) -> Value {
 /// `POST /internal/progress`
 pub(crate) async fn internal_progress(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     let caller = request.caller.clone();
-    let given = body::json_object(request, &app.config.limits).await?;
+    let given = body::json_object(request, &app.config.limits).await?.object;
     let wanted = given.get("id_task").and_then(Value::as_str).unwrap_or_default();
     let own = || JobId::parse(wanted).and_then(|id| app.registry.find(&id).found()).filter(|j| j.owner == caller);
     let Some(job) = app.registry.by_name(&caller, wanted).or_else(own) else {
@@ -117,15 +117,12 @@ pub(crate) async fn options(app: Arc<App>, _request: Request) -> Result<Response
 
 /// `POST /sdapi/v1/options`
 pub(crate) async fn set_options(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let given = body::json_object(request, &app.config.limits).await?;
+    let given = body::json_object(request, &app.config.limits).await?.object;
     let known = options::read(&given)?;
     if let Some(name) = options::checkpoint(&given) {
-        let work = app.clone();
         // As in A1111 the answer comes when the model is there.
-        let loaded = tokio::task::spawn_blocking(move || work.load_model(&name))
-            .await
-            .map_err(|_| Fault::internal("the model could not be loaded"))?
-            .map_err(|fault| fault.about("sd_model_checkpoint"))?;
+        let loaded = on_device(&app, move |app| app.load_model(&name)).await?;
+        let loaded = loaded.map_err(|fault| fault.about("sd_model_checkpoint"))?;
         app.set_default_model(&loaded.key);
     }
     app.sdapi_options.change(known);
@@ -134,10 +131,8 @@ pub(crate) async fn set_options(app: Arc<App>, request: Request) -> Result<Respo
 
 /// `GET /sdapi/v1/memory`
 pub(crate) async fn memory(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let report = tokio::task::spawn_blocking(move || app.engine.devices().first().and_then(|d| d.memory().ok()))
-        .await
-        .map_err(|_| Fault::internal("the memory could not be read"))?
-        .unwrap_or_default();
+    let report = on_device(&app, |app| app.engine.devices().first().and_then(|d| d.memory().ok())).await?;
+    let report = report.unwrap_or_default();
     let used = report.device_total.saturating_sub(report.device_free);
     Ok(json_ok(
         &json!({ "ram": { "free": report.device_free, "used": used, "total": report.device_total }, "cuda": { "error": "unavailable" } }),
@@ -151,11 +146,9 @@ pub(crate) async fn cmd_flags(_app: Arc<App>, _request: Request) -> Result<Respo
 
 /// `POST /sdapi/v1/png-info`
 pub(crate) async fn png_info(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let given = body::json_object(request, &app.config.limits).await?;
-    let text = given.get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let recipe = tokio::task::spawn_blocking(move || build::recipe_of(&text))
-        .await
-        .map_err(|_| Fault::internal("the picture could not be read"))??;
+    let body::Sent { object, share: _share } = body::json_object(request, &app.config.limits).await?;
+    let text = object.get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let recipe = off_runtime(&app, move |_| build::recipe_of(&text)).await??;
     let Some(info) = recipe["parameters"].as_str() else {
         return Ok(json_ok(&json!({ "info": "", "items": recipe["texts"], "parameters": {} })));
     };
@@ -166,19 +159,14 @@ pub(crate) async fn png_info(app: Arc<App>, request: Request) -> Result<Response
 
 /// `POST /sdapi/v1/unload-checkpoint`
 pub(crate) async fn unload_checkpoint(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    tokio::task::spawn_blocking(move || {
-        app.engine.loaded_models().iter().try_for_each(|m| app.engine.unload_model(m).map(|_| ()))
-    })
-    .await
-    .map_err(|_| Fault::internal("the model could not be unloaded"))??;
+    on_device(&app, |app| app.engine.loaded_models().iter().try_for_each(|m| app.engine.unload_model(m).map(|_| ())))
+        .await??;
     Ok(json_ok(&json!({})))
 }
 
 /// `POST /sdapi/v1/reload-checkpoint`
 pub(crate) async fn reload_checkpoint(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    tokio::task::spawn_blocking(move || app.load_model(&app.default_model()))
-        .await
-        .map_err(|_| Fault::internal("the model could not be loaded"))??;
+    on_device(&app, |app| app.load_model(&app.default_model())).await??;
     Ok(json_ok(&json!({})))
 }
 

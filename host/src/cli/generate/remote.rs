@@ -1,7 +1,10 @@
 //! Drawing through a running worker: send the job, follow its stream, fetch the pictures.
 
 use super::{Drawn, GenerateArgs, interrupt, watch::Watch};
-use crate::fault::{Fault, FaultCode};
+use crate::{
+    auth::first_of,
+    fault::{Fault, FaultCode},
+};
 use serde_json::{Map, Value};
 use std::{
     io::{BufRead, BufReader, Read},
@@ -14,8 +17,6 @@ use std::{
 const MAX_LINE: u64 = 256 * 1024 * 1024;
 /// Largest answer that is not a picture.
 const MAX_ANSWER: u64 = 1024 * 1024;
-/// Largest token file.
-const MAX_TOKENS: u64 = 256 * 1024;
 
 pub(super) fn draw(
     url: &str,
@@ -96,7 +97,7 @@ impl Worker {
             .build();
         let token = match (token, file) {
             (Some(token), _) => Some(token.to_owned()),
-            (None, Some(file)) => Some(first_token(file)?),
+            (None, Some(file)) => Some(first_of(file).map_err(|e| Fault::field("--token-file", e.to_string()))?),
             (None, None) => None,
         };
         let authorization = token.map(|t| format!("Bearer {t}"));
@@ -147,17 +148,6 @@ impl Worker {
             _ => Err(self.lost(&format!("it answers {status}"))),
         }
     }
-}
-
-/// The first token of a file as the server reads it: `name:token` or `token`, one a line.
-fn first_token(file: &Path) -> Result<String, Fault> {
-    let unreadable = |e: &dyn std::fmt::Display| Fault::field("--token-file", format!("{}: {e}", file.display()));
-    let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(|e| unreadable(&e))?;
-    opened.take(MAX_TOKENS).read_to_string(&mut text).map_err(|e| unreadable(&e))?;
-    let line = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#'));
-    let line = line.ok_or_else(|| unreadable(&"it holds no token"))?;
-    Ok(line.split_once(':').map_or(line, |(_, token)| token.trim()).to_owned())
 }
 
 /// Passes Ctrl-C on to the worker. The stream then tells the end as it tells every other.

@@ -3,7 +3,7 @@
 use super::{Inner, Job, line};
 use crate::{
     fault::{Fault, FaultCode},
-    jobs::{Ending, JobSpec, JobState, Origin, Outcome, Past, Picture, timings_json},
+    jobs::{Ending, JobSpec, JobState, Origin, Outcome, Past, Picture, timings_json, view},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -91,13 +91,7 @@ impl Job {
                 let fields = json!({ "code": FaultCode::Cancelled.as_str(), "message": "the job was cancelled" });
                 (JobState::Cancelled, "cancelled", fields, None)
             }
-            Outcome::Failed(fault) => {
-                let fields = json!({
-                    "code": fault.code.as_str(), "message": fault.message, "field": fault.field,
-                    "retriable": fault.code.retriable(),
-                });
-                (JobState::Failed, "error", fields, Some(fault))
-            }
+            Outcome::Failed(fault) => (JobState::Failed, "error", view::failed(&fault), Some(fault)),
         };
         let pictures = if state == JobState::Completed { inner.pictures.clone() } else { Vec::new() };
         let fields = match fields {

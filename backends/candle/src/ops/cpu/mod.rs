@@ -1,5 +1,6 @@
 //! Our own kernels for processors: one source, compiled for each instruction set, chosen at run time.
 
+mod allocator;
 mod attention;
 mod buffer;
 mod gemm;
@@ -13,6 +14,8 @@ use super::{
     portable::Portable,
 };
 use crate::{Error, Result};
+pub(crate) use allocator::GiveBack;
+pub use allocator::keep_freed_memory;
 use buffer::{Buffer, values_of};
 use candle_core::Device;
 use rayon::prelude::*;
@@ -50,33 +53,6 @@ pub fn choose(name: &str) -> Option<Box<dyn Ops>> {
         "avx2" => Some(Box::new(CpuOps::<simd::Avx2>::new())),
         "generic" => Some(Box::new(CpuOps::<Generic>::new())),
         _ => Some(Box::new(Portable::new(Device::Cpu))),
-    }
-}
-
-/// Tells the C library to keep freed memory: every operation makes a buffer, and fetching fresh pages for it costs as
-/// much as half of all arithmetic.
-pub fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        const LARGEST: i32 = 1 << 30;
-        // SAFETY: sets numbers inside of the C library's allocator, which locks itself.
-        unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, LARGEST);
-        }
-    }
-}
-
-/// Gives kept memory back to the system when dropped: as the last field of what held most of it.
-pub(crate) struct GiveBack;
-
-impl Drop for GiveBack {
-    fn drop(&mut self) {
-        // SAFETY: takes a number; the C library's allocator locks itself.
-        #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        unsafe {
-            libc::malloc_trim(0);
-        }
     }
 }
 
