@@ -75,7 +75,7 @@ pub struct App {
     /// How long running jobs may go on after the signal.
     pub patience: Duration,
     /// The plugins behind the devices.
-    pub plugins: Plugins,
+    pub plugins: Arc<Plugins>,
     /// What A1111 clients have set.
     pub(crate) sdapi_options: SdOptions,
     /// Requests with an idempotency key that are being taken.
@@ -161,6 +161,7 @@ impl App {
         let webhooks = webhooks.map_err(|e| Fault::internal(e.to_string()))?;
         let clerk = Arc::new(Clerk { metrics: metrics.clone(), ledger: ledger.clone(), webhooks });
         let Start { devices, plugins } = open(&settings)?;
+        let plugins = Arc::new(plugins);
         let queue = Arc::new(Queue::new(settings.queue_jobs));
         let engine = Engine::start(
             devices,
@@ -169,6 +170,7 @@ impl App {
             metrics.clone(),
             settings.idle_unload,
             settings.max_models.unwrap_or(usize::MAX),
+            Some(plugins.clone()),
         )
         .map_err(|e| Fault::internal(format!("a thread could not be started: {e}")))?;
         let app = Arc::new(App {

@@ -1,7 +1,13 @@
-//! The plugins of a running worker: what was found, and what serves which device.
+//! The plugins of a running worker: what was found, what serves which device, and what is left for models that it cannot
+//! load.
 
-use crate::{app::Settings, config::BackendArgs, devices::About, engine::Device};
-use sd_plugins::{Origin, Report};
+use crate::{
+    app::Settings,
+    config::BackendArgs,
+    devices::{About, on_thread},
+    engine::{Device, Spare},
+};
+use sd_plugins::{Catalog, Choice, Heir, Origin, Report, tracing_host};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -43,6 +49,7 @@ pub struct Plugins {
     pub(crate) args: BackendArgs,
     pub(crate) call_limit: Duration,
     report: Mutex<Arc<Report>>,
+    catalog: Mutex<Option<(Arc<Catalog>, Choice)>>,
     /// Locked while plugins are looked for again.
     pub(crate) serving: Mutex<Vec<Serving>>,
 }
@@ -53,10 +60,23 @@ impl Plugins {
             args: settings.backends.clone(),
             call_limit: settings.call_limit,
             report: Mutex::new(Arc::new(Report { hardware: Vec::new(), plugins: Vec::new() })),
+            catalog: Mutex::default(),
             serving: Mutex::default(),
         };
         plugins.show(report, &serving);
         Plugins { serving: Mutex::new(serving), ..plugins }
+    }
+
+    /// Takes further plugins from here from now on.
+    pub(crate) fn found(&self, catalog: &Arc<Catalog>, choice: &Choice) {
+        *self.catalog.lock().unwrap_or_else(PoisonError::into_inner) = Some((catalog.clone(), choice.clone()));
+    }
+
+    /// The plugins that offer a device, without those from these files.
+    fn others(&self, device: &str, used: &[String]) -> Option<(Arc<Catalog>, Choice, Vec<Heir>)> {
+        let (catalog, choice) = self.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let others = catalog.others(&choice, device, used);
+        Some((catalog, choice, others))
     }
 
     /// Every plugin found, and what became of it.
@@ -77,5 +97,21 @@ impl Plugins {
         let idle = |file: &str| !serving.iter().any(|one| one.origin.file() == file);
         report.note_unopened(idle);
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(report);
+    }
+}
+
+impl Spare for Plugins {
+    fn any(&self, device: &str, used: &[String]) -> bool {
+        self.others(device, used).is_some_and(|(_, _, others)| !others.is_empty())
+    }
+
+    fn open(&self, device: &str, used: &[String]) -> Option<Device> {
+        let (catalog, choice, others) = self.others(device, used)?;
+        others.into_iter().find_map(|other| {
+            let (catalog, choice) = (catalog.clone(), choice.clone());
+            // What does not open is said in the log there.
+            let open = move || catalog.open_seat(&other.seat, &choice, &|id| tracing_host(id));
+            on_thread(self.call_limit, open).0.ok().map(|(device, _)| device)
+        })
     }
 }

@@ -65,7 +65,9 @@ pub(crate) fn open_devices(settings: &Settings) -> Result<Start, Fault> {
     let serving: Vec<Serving> = opened.iter().map(|(device, about)| Serving::new(device, about)).collect();
     let lanes = |about: &About| settings.lanes.unwrap_or(if about.gpu { GPU_LANES } else { 1 });
     let devices = opened.into_iter().map(|(device, about)| (device, lanes(&about))).collect();
-    Ok(Start { devices, plugins: Plugins::new(settings, report, serving) })
+    let plugins = Plugins::new(settings, report, serving);
+    plugins.found(&catalog, &choice);
+    Ok(Start { devices, plugins })
 }
 
 /// Opens one device, if a plugin works there.

@@ -122,7 +122,10 @@ impl App {
         for unfit in changes.iter().flat_map(|change| &change.unfit) {
             report.note_unfit(&unfit.file, &unfit.reason, &unfit.remedy, unfit.code);
         }
+        self.plugins.found(&catalog, &choice);
         self.plugins.show(report, &serving);
+        // What is mended by now may load what it could not.
+        self.engine.forget_stand_ins();
         if changes.iter().any(|change| change.outcome == Taken::Switched) {
             self.start_again();
         }
@@ -223,8 +226,12 @@ impl App {
     /// Lets a plugin draw with the model that its device used last.
     fn try_out(&self, device: Device) -> Result<(Newcomer, Passed<'_>, &'static str), Fault> {
         let label = device.tag.device.to_string();
-        let held: Vec<String> =
-            self.engine.places().into_iter().filter(|p| p.device == label).flat_map(|p| p.models).collect();
+        let places = self.engine.places();
+        let here = || places.iter().filter(|p| p.device == label);
+        // What the present plugin cannot load is no measure for the next one.
+        let beyond =
+            |model: &String| here().flat_map(|p| &p.stand_ins).flat_map(|s| &s.models).any(|d| d.model == *model);
+        let held: Vec<String> = here().flat_map(|p| p.models.clone()).filter(|model| !beyond(model)).collect();
         let default = self.default_model();
         let spec = held.iter().chain([&default]).find_map(|model| self.trial(model));
         let newcomer = self.engine.newcomer(device);

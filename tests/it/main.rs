@@ -14,6 +14,7 @@ mod dialects; // OpenAI and A1111 over HTTP
 mod edit; // masks, sizes, outpainting, variations
 mod edits; // edited pictures against diffusers
 mod embeddings; // textual inversion
+mod fallback; // models that a plugin cannot load, jobs that kill it twice
 #[cfg(target_os = "linux")]
 mod footprint; // many swaps, and the size of the idle worker
 #[cfg(unix)]

@@ -117,6 +117,12 @@ pub struct Catalog {
     entries: Vec<Entry>,
 }
 
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").field("files", &self.entries.len()).finish_non_exhaustive()
+    }
+}
+
 impl Catalog {
     /// Looks for plugins and asks each one. Takes some milliseconds per file; never fails, since every file's fault stands
     /// in the report.

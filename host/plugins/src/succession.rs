@@ -87,21 +87,31 @@ impl Catalog {
                 matches!(standing, Standing::Gone)
                     && self.about(candidate.entry).is_some_and(|about| about.id == now.id)
             };
-            if (own || better() || renamed())
-                && let Some(about) = self.about(candidate.entry)
-            {
-                heirs.push(Heir {
-                    seat: Seat { device: device.to_owned(), candidates: vec![candidate] },
-                    file: self.file(candidate.entry),
-                    id: about.id.clone(),
-                    version: about.version.clone(),
-                });
+            if own || better() || renamed() {
+                heirs.extend(self.heir(device, candidate));
             }
             if own {
                 break;
             }
         }
         Succession { standing, heirs }
+    }
+
+    fn heir(&self, device: &str, candidate: Candidate) -> Option<Heir> {
+        let about = self.about(candidate.entry)?;
+        Some(Heir {
+            seat: Seat { device: device.to_owned(), candidates: vec![candidate] },
+            file: self.file(candidate.entry),
+            id: about.id.clone(),
+            version: about.version.clone(),
+        })
+    }
+
+    /// The plugins that offer a device, best first, without those from the files of these names.
+    pub fn others(&self, choice: &Choice, device: &str, used: &[String]) -> Vec<Heir> {
+        let all = self.candidates(choice);
+        let here = all.into_iter().filter(|c| self.claim(*c).is_some_and(|claim| claim.device == device));
+        here.filter_map(|c| self.heir(device, c)).filter(|heir| !used.contains(&heir.file)).collect()
     }
 
     /// What lies in the place of a file, and its place in this catalogue.

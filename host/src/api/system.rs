@@ -69,12 +69,18 @@ pub(crate) async fn metrics(app: Arc<App>, _request: Request) -> Result<Response
 
 /// `GET /v1/backends`
 pub(crate) async fn backends(app: Arc<App>, _request: Request) -> Result<Response, ApiError> {
-    let serving: Vec<Value> = app
-        .engine
-        .places()
-        .iter()
-        .map(|p| json!({ "device": p.device, "backend": p.backend, "version": p.version, "file": p.file }))
-        .collect();
+    let mut serving = Vec::new();
+    for p in app.engine.places() {
+        serving.push(json!({ "device": p.device, "backend": p.backend, "version": p.version, "file": p.file }));
+        for other in p.stand_ins {
+            let models: Vec<Value> =
+                other.models.iter().map(|m| json!({ "model": m.model, "reason": m.reason })).collect();
+            serving.push(json!({
+                "device": p.device, "backend": &*other.tag.backend, "version": &*other.tag.version,
+                "file": &*other.tag.file, "stands_in_for": models,
+            }));
+        }
+    }
     Ok(json_ok(&json!({ "object": "list", "data": app.plugins.report().as_ref(), "serving": serving })))
 }
 

@@ -5,6 +5,7 @@
 //! A device holds as many models as fit; a job holds a lease on each that it uses, and the one unused for longest makes
 //! room for another.
 
+mod again;
 mod canvas;
 mod device;
 mod enlarge;
@@ -18,6 +19,7 @@ mod room;
 mod run;
 mod session;
 mod shelf;
+mod spares;
 mod spread;
 mod swap;
 mod tensor;
@@ -27,6 +29,7 @@ mod until;
 
 pub use device::{Device, LoadProgress, LoadedModel, Tag};
 pub use session::{Enlarger, Session};
+pub use spares::{Detour, Spare};
 pub use swap::{Newcomer, Passed};
 pub(crate) use text::check as check_prompt;
 
@@ -36,6 +39,7 @@ use crate::{
     library::Library,
     telemetry::{Metrics, Stage},
 };
+use again::Way;
 use device::Task;
 use mount::{Mount, Want};
 use place::{Condition, Place, is_death};
@@ -72,6 +76,17 @@ pub struct PlaceView {
     pub models: Vec<String>,
     /// Why no job runs there; `None` when they do.
     pub trouble: Option<String>,
+    /// Further plugins that serve models which the first one cannot load.
+    pub stand_ins: Vec<StandIn>,
+}
+
+/// A plugin that serves models which the first one of its device cannot load.
+#[derive(Debug, Clone)]
+pub struct StandIn {
+    /// What it is.
+    pub tag: Tag,
+    /// The models, each with the reason.
+    pub models: Vec<Detour>,
 }
 
 /// All devices and their lanes.
@@ -87,6 +102,8 @@ pub struct Engine {
     mean_job_ms: AtomicUsize,
     idle_unload: Option<Duration>,
     max_models: usize,
+    /// Where further plugins come from.
+    spares: Option<Arc<dyn Spare>>,
     lanes: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -99,6 +116,7 @@ impl Engine {
         metrics: Arc<Metrics>,
         idle_unload: Option<Duration>,
         max_models: usize,
+        spares: Option<Arc<dyn Spare>>,
     ) -> std::io::Result<Arc<Engine>> {
         let places = devices
             .into_iter()
@@ -114,6 +132,7 @@ impl Engine {
             mean_job_ms: AtomicUsize::new(1000),
             idle_unload,
             max_models,
+            spares,
             lanes: Mutex::default(),
         });
         for place in &engine.places {
@@ -142,8 +161,14 @@ impl Engine {
                 backend: tag.backend.to_string(),
                 version: tag.version.to_string(),
                 file: tag.file.to_string(),
-                models: mount.models(),
+                models: p.models(),
                 trouble: p.trouble(),
+                stand_ins: p
+                    .spares
+                    .all()
+                    .into_iter()
+                    .map(|(mount, models)| StandIn { tag: mount.device.tag.clone(), models })
+                    .collect(),
             }
         };
         self.places.iter().map(view).collect()
@@ -151,12 +176,12 @@ impl Engine {
 
     /// The model used last on the first device that has one.
     pub fn loaded_model(&self) -> Option<String> {
-        self.places.iter().find_map(|p| p.mount().models().into_iter().next())
+        self.places.iter().find_map(|p| p.models().into_iter().next())
     }
 
     /// All loaded models, each once.
     pub fn loaded_models(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.places.iter().flat_map(|p| p.mount().models()).collect();
+        let mut all: Vec<String> = self.places.iter().flat_map(|p| p.models()).collect();
         let mut seen = std::collections::HashSet::new();
         all.retain(|m| seen.insert(m.clone()));
         all
@@ -168,7 +193,7 @@ impl Engine {
         let working: Vec<&Arc<Place>> = self.places.iter().filter(|p| p.trouble().is_none()).collect();
         let mut models = Vec::<String>::new();
         let running = working.iter().flat_map(|p| p.pace.running_models());
-        for model in running.chain(working.iter().flat_map(|p| p.mount().models())) {
+        for model in running.chain(working.iter().flat_map(|p| p.models())) {
             if !models.contains(&model) {
                 models.push(model);
             }
@@ -207,8 +232,8 @@ impl Engine {
     pub fn load_model_watched(&self, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
         let working = || self.places.iter().filter(|p| p.trouble().is_none());
         let place = working()
-            .find(|p| p.mount().holds(name, Task::Diffusion))
-            .or_else(|| working().min_by_key(|p| p.mount().users()))
+            .find(|p| p.mounts().iter().any(|mount| mount.holds(name, Task::Diffusion)))
+            .or_else(|| working().min_by_key(|p| p.mounts().iter().map(|mount| mount.users()).sum::<usize>()))
             .ok_or_else(|| Fault::new(FaultCode::NotReady, "there is no device that works"))?;
         self.load_at(place, name, progress)
     }
@@ -235,17 +260,35 @@ impl Engine {
     }
 
     fn load_at(&self, place: &Place, name: &str, progress: &LoadProgress) -> Result<LoadedModel, Fault> {
-        let mount = place.mount();
+        let mut mount = place.mount_for(&[name]);
         let (since, was_there) = (Instant::now(), mount.holds(name, Task::Diffusion));
-        let loaded = match self.hold(&mount, name, &Until::default(), progress) {
-            Ok(session) => session.loaded.clone(),
-            Err(fault) => {
-                if is_death(fault.code) {
-                    mount.retire(None);
-                    place.tried(&mount, name, Some(&fault));
+        let (mut died, mut first) = (false, None);
+        let loaded = loop {
+            let fault = match self.hold(&mount, name, &Until::default(), progress) {
+                Ok(session) => break session.loaded.clone(),
+                Err(fault) => fault,
+            };
+            if is_death(fault.code) {
+                mount.retire(None);
+                // Before a lesser plugin takes over, a fresh process has its chance.
+                if !died && !mount.device.is_stuck() && self.has_spare(place) {
+                    died = true;
+                    continue;
                 }
-                return Err(fault);
             }
+            if let Some(next) = self.spare_for_load(place, &mount, name, &fault) {
+                first.get_or_insert((mount, fault));
+                (mount, died) = (next, false);
+                continue;
+            }
+            if first.is_some() {
+                place.spares.forget(name);
+            }
+            let (mount, fault) = first.unwrap_or((mount, fault));
+            if is_death(fault.code) {
+                place.tried(&mount, name, Some(&fault));
+            }
+            return Err(fault);
         };
         if !was_there {
             place.pace.loaded(name, since.elapsed().as_secs_f64());
@@ -253,11 +296,16 @@ impl Engine {
         Ok(loaded)
     }
 
+    /// Lets the usual plugin of each device try again what it could not load before.
+    pub fn forget_stand_ins(&self) {
+        self.places.iter().for_each(|place| place.spares.clear());
+    }
+
     /// Gives a model's memory back. `false` when it was on no device; a fault while jobs use it.
     pub fn unload_model(&self, name: &str) -> Result<bool, Fault> {
         let mut found = false;
-        for place in &self.places {
-            found |= place.mount().take_down(name)?;
+        for mount in self.places.iter().flat_map(|place| place.mounts()) {
+            found |= mount.take_down(name)?;
         }
         Ok(found)
     }
@@ -299,7 +347,7 @@ impl Engine {
                 }
             }
             if let Some(limit) = self.idle_unload {
-                place.mount().take_down_idle(limit);
+                place.mounts().iter().for_each(|mount| mount.take_down_idle(limit));
             }
             let Some(job) = self.queue.pop(|| self.looking(place), IDLE) else { continue };
             self.running.fetch_add(1, Ordering::AcqRel);
@@ -338,14 +386,6 @@ impl Engine {
         }
     }
 
-    /// Where a job whose backend died may run again: there, or elsewhere when a hanging call keeps its place.
-    fn second_place<'p>(&'p self, first: &'p Place) -> Option<&'p Place> {
-        if !first.mount().device.is_stuck() {
-            return Some(first);
-        }
-        self.places.iter().map(Arc::as_ref).find(|p| p.trouble().is_none())
-    }
-
     fn run(&self, first: &Place, job: &Arc<Job>) {
         let (id, from) = (job.id.as_str(), &job.origin);
         let (request_id, correlation_id, trace_id) = (&*from.request_id, &*from.correlation_id, &*from.trace_id);
@@ -355,20 +395,23 @@ impl Engine {
             return;
         }
         let since = Instant::now();
-        let mut outcome = self.attempt(first, job);
-        let mut place = first;
-        if let Outcome::Failed(fault) = &outcome
-            && is_death(fault.code)
-        {
-            if job.cancel_requested() {
-                outcome = Outcome::Cancelled;
-            } else if let Some(second) = self.second_place(first) {
-                tracing::warn!(code = fault.code.as_str(), message = %fault.message, "running the job once more");
-                job.restart(&format!("{}; the job runs once more from its start", fault.message));
-                place = second;
-                outcome = self.attempt(second, job);
+        let mut way = Way::new(first, job);
+        let outcome = loop {
+            match self.attempt(&way, job) {
+                Outcome::Failed(fault) if is_death(fault.code) && job.cancel_requested() => break Outcome::Cancelled,
+                Outcome::Failed(fault) => {
+                    let (code, device) = (fault.code.as_str(), way.place.label.clone());
+                    match way.on(self, job, fault) {
+                        Ok(why) => {
+                            tracing::warn!(code, device, message = why, "running the job once more");
+                            job.restart(&why);
+                        }
+                        Err(fault) => break Outcome::Failed(fault),
+                    }
+                }
+                outcome => break outcome,
             }
-        }
+        };
         if job.is_parked() && matches!(outcome, Outcome::Cancelled) {
             tracing::info!("the shutdown's deadline has stopped this job; it runs again after the restart");
             return job.release();
@@ -380,10 +423,8 @@ impl Engine {
         };
         let took = since.elapsed();
         tracing::info!(outcome = label, seconds = took.as_secs_f64(), "job ended");
-        let mut died = false;
         if let Outcome::Failed(fault) = &outcome {
             tracing::warn!(code = fault.code.as_str(), message = %fault.message, "job failed");
-            died = is_death(fault.code) && !place.mount().device.is_stuck();
         }
         if matches!(outcome, Outcome::Complete) {
             let mean = self.mean_job_ms.load(Ordering::Relaxed) as u64;
@@ -392,18 +433,18 @@ impl Engine {
         }
         self.measure(job, &outcome, took);
         job.finish(outcome);
-        if died {
+        for suspect in way.suspects {
             // Twice in a row: is it the job, or does the backend not come back at all?
-            self.revive(place, &job.spec.model);
+            self.revive(suspect, &job.spec.model);
         }
     }
 
     /// Runs a job, from its start to its end on one backend, and takes down what its failure spoiled.
-    fn attempt(&self, place: &Place, job: &Arc<Job>) -> Outcome {
-        let mount = place.mount();
+    fn attempt(&self, way: &Way<'_>, job: &Arc<Job>) -> Outcome {
+        let Way { place, mount, .. } = way;
         let task = if job.spec.operation == Operation::Upscale { Task::Upscaling } else { Task::Diffusion };
         let was_there = mount.holds(&job.spec.model, task);
-        match catch_unwind(AssertUnwindSafe(|| run::job(self, &mount, job))) {
+        match catch_unwind(AssertUnwindSafe(|| run::job(self, mount, job))) {
             Ok(Ok(())) => {
                 let t = job.snapshot().timings;
                 if !was_there {

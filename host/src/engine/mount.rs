@@ -2,6 +2,7 @@
 
 use super::{
     device::{Call, Device, LoadProgress, ModelId, Reply, Task},
+    place::is_death,
     room,
     shelf::{Entry, Shelf, Source},
     until::Until,
@@ -12,8 +13,9 @@ use crate::{
 };
 use backend_api::ModelPlan;
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -38,6 +40,17 @@ pub(super) struct Mount {
     /// How many models were held when another one last had to go for the memory's sake.
     seen_room: AtomicUsize,
     metrics: Arc<Metrics>,
+    /// The models that could not be loaded for a reason of the plugin's, with the last fault.
+    declined: Mutex<HashMap<String, Fault>>,
+}
+
+/// Most models of which a plugin's failure is remembered.
+const MOST_DECLINED: usize = 256;
+
+/// Whether another plugin may load what this one could not: it does not know the model's kind, fails or dies over it. A
+/// broken or missing model, a lack of memory and a user's wish to stop would be the same with every other.
+pub(super) fn is_of_plugin(code: FaultCode) -> bool {
+    matches!(code, FaultCode::Unsupported | FaultCode::BackendError | FaultCode::BackendPanic) || is_death(code)
 }
 
 /// A model that stays on its device while this lives.
@@ -79,6 +92,7 @@ impl Mount {
             max_models,
             seen_room: AtomicUsize::new(usize::MAX),
             metrics,
+            declined: Mutex::default(),
         })
     }
 
@@ -141,10 +155,10 @@ impl Mount {
             if self.shelf.has(want.key, want.task) {
                 continue;
             }
-            let plan = self.device.inspect(&source.files)?;
+            let plan = self.noted(want.key, self.device.inspect(&source.files))?;
             let mut evicted = Vec::new();
             if self.make_room(&plan, &held, &mut evicted)? {
-                self.load(want, source, &plan, evicted, &until.stop, progress)?;
+                self.noted(want.key, self.load(want, source, &plan, evicted, &until.stop, progress))?;
                 continue;
             }
             // Others hold what would have to go. Nothing is held while waiting for them.
@@ -153,6 +167,26 @@ impl Mount {
             hungry.get_or_insert_with(|| self.shelf.hunger());
             self.shelf.pause();
         }
+    }
+
+    /// Keeps in mind whether a model could be loaded, where that depends on the plugin.
+    fn noted<T>(&self, key: &str, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        let mut declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner);
+        match &outcome {
+            Err(fault) if is_of_plugin(fault.code) => {
+                if declined.len() >= MOST_DECLINED {
+                    declined.clear();
+                }
+                declined.insert(key.to_owned(), fault.clone());
+            }
+            _ => drop(declined.remove(key)),
+        }
+        outcome
+    }
+
+    /// Why the plugin could not load a model the last time, if it could not.
+    pub(super) fn declined(&self, key: &str) -> Option<Fault> {
+        self.declined.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     /// Takes models down until one more fits. `false` when others hold what is in the way.

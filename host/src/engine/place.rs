@@ -2,6 +2,7 @@
 
 use super::{
     mount::Mount,
+    spares::Spares,
     spread::{Outlook, Pace},
 };
 use crate::fault::{Fault, FaultCode};
@@ -27,6 +28,8 @@ pub(super) struct Place {
     /// How fast it is.
     pub(super) pace: Pace,
     mount: RwLock<Arc<Mount>>,
+    /// Further plugins, for models that the first one cannot load.
+    pub(super) spares: Spares,
     broken: Mutex<Option<Broken>>,
     /// How many ask that no job be taken for now.
     pauses: AtomicUsize,
@@ -80,6 +83,7 @@ impl Place {
             lanes,
             pace: Pace::default(),
             mount: RwLock::new(mount),
+            spares: Spares::default(),
             broken: Mutex::default(),
             pauses: AtomicUsize::new(0),
         }
@@ -90,10 +94,27 @@ impl Place {
         self.mount.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The backend for a job with these models.
+    pub(super) fn mount_for(&self, models: &[&str]) -> Arc<Mount> {
+        self.spares.of(models).unwrap_or_else(|| self.mount())
+    }
+
+    /// All backends that serve here, the usual one first.
+    pub(super) fn mounts(&self) -> Vec<Arc<Mount>> {
+        let spares = self.spares.all().into_iter().map(|(mount, _)| mount);
+        [self.mount()].into_iter().chain(spares).collect()
+    }
+
+    /// The models here, of each backend the one used last first.
+    pub(super) fn models(&self) -> Vec<String> {
+        self.mounts().iter().flat_map(|mount| mount.models()).collect()
+    }
+
     /// Puts another backend in the place of the one that serves here, and answers that one. Whoever works with it goes on.
     pub(super) fn replace(&self, mount: Arc<Mount>) -> Arc<Mount> {
         let old = std::mem::replace(&mut *self.mount.write().unwrap_or_else(PoisonError::into_inner), mount);
         *self.broken() = None;
+        self.spares.clear();
         old
     }
 
@@ -122,7 +143,7 @@ impl Place {
 
     /// What can be expected of it now.
     pub(super) fn outlook(&self) -> Outlook {
-        self.pace.outlook(self.lanes, self.mount().models())
+        self.pace.outlook(self.lanes, self.models())
     }
 
     /// What a lane may do now.

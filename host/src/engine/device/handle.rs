@@ -28,6 +28,12 @@ pub struct Tag {
     pub file: Arc<str>,
 }
 
+impl std::fmt::Display for Tag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.backend, self.version)
+    }
+}
+
 /// A device. When the last clone goes, its thread drops all models and the backend, and ends.
 #[derive(Debug, Clone)]
 pub struct Device {

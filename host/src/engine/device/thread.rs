@@ -1,7 +1,7 @@
 //! The device's own thread: the backend, its models, and the commands for them one after the other.
 
 use super::{Call, Command, Desc, LoadProgress, ModelId, Predict, Task, handle::no_model, model::Loaded, pulse::Pulse};
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultCode};
 use abi_stable::{
     sabi_trait::prelude::TD_Opaque,
     std_types::{RArc, RResult},
@@ -37,6 +37,15 @@ impl Control for CallControl {
 
 pub(super) fn control(stop: &Arc<AtomicBool>, progress: Option<LoadProgress>) -> Ctl {
     Control_TO::from_ptr(RArc::new(CallControl { stop: stop.clone(), progress }), TD_Opaque)
+}
+
+/// What came of looking at a model or loading it. An argument that is wrong is then something in the model's own files.
+fn of_model<T>(result: RResult<T, backend_api::AbiError>) -> Result<T, Fault> {
+    result.into_result().map_err(|error| {
+        let invalid = error.code == backend_api::Code::INVALID;
+        let fault = Fault::from(error);
+        if invalid { Fault { code: FaultCode::ModelInvalid, ..fault } } else { fault }
+    })
 }
 
 pub(super) fn abi<T>(result: RResult<T, backend_api::AbiError>) -> Result<T, Fault> {
@@ -78,7 +87,7 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Inspect { source, reply } => {
-                let _ = reply.send(abi(self.backend.inspect(&source)));
+                let _ = reply.send(of_model(self.backend.inspect(&source)));
             }
             Command::Load { id, task, source, progress, stop, reply } => {
                 let _ = reply.send(self.load(id, task, &source, progress, &stop));
@@ -105,7 +114,7 @@ impl Worker {
         progress: LoadProgress,
         stop: &Arc<AtomicBool>,
     ) -> Result<(Desc, MemReport), Fault> {
-        let model = abi(self.backend.load(source, &control(stop, Some(progress))))?;
+        let model = of_model(self.backend.load(source, &control(stop, Some(progress))))?;
         let loaded = Loaded::open(model, task)?;
         let answer = (loaded.desc(), loaded.memory());
         self.models.insert(id, loaded);
