@@ -5,7 +5,7 @@ mod common;
 
 use backend_api::{Code, abi_stable::std_types::RSlice};
 use common::{job, named, open, source};
-use sd_plugins::{Cancel, Catalog, Choice, PluginError, Search, State, Trust, control, host_ref};
+use sd_plugins::{Cancel, Catalog, Choice, PluginError, Search, Standing, State, Trust, control, host_ref};
 use std::sync::{Arc, Mutex};
 
 #[test]
@@ -131,6 +131,29 @@ fn permissions_and_checksums_are_held() {
         std::process::Command::new("sha256sum").arg("libsd_backend_gauss.so").current_dir(dir.path()).output().unwrap();
     std::fs::write(&list, sum.stdout).unwrap();
     check(Trust::Owners, State::Chosen, "");
+}
+
+#[test]
+fn another_file_in_the_same_place_is_another_library() {
+    let dir = common::folder(&["gauss"]);
+    let file = dir.path().join("libsd_backend_gauss.so");
+    let first = open(&Catalog::scan(&common::search(dir.path())), &named("gauss", &[])).unwrap();
+    let drawn = job(&first.backend, &source("{}", &[])).unwrap();
+    std::fs::copy(common::library("rogue"), dir.path().join("aside")).unwrap();
+    std::fs::rename(dir.path().join("aside"), &file).unwrap();
+    let catalog = Catalog::scan(&common::search(dir.path()));
+    assert!(matches!(catalog.succession(&named("rogue", &[]), "cpu", &first.origin).standing, Standing::Changed));
+    let second = open(&catalog, &named("rogue", &[])).unwrap();
+    let broken = job(&second.backend, &source("{}", &[("rogue", "panic@predict")])).unwrap_err();
+    assert_eq!(broken.code, Code::PANICKED, "it is the new library that answers");
+    assert_eq!(job(&first.backend, &source("{}", &[])).unwrap(), drawn, "and the old one still works");
+    // What is open cannot be replaced by writing into its file.
+    let now = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(now).unwrap();
+    let report = Catalog::scan(&common::search(dir.path())).report(&named("rogue", &[]));
+    let plugin = &report.plugins[0];
+    assert_eq!((plugin.state, plugin.code), (State::Refused, Some("plugin_untrusted")), "{}", plugin.reason);
+    assert!(plugin.reason.contains("written over in place"), "{}", plugin.reason);
 }
 
 #[test]

@@ -48,6 +48,8 @@ impl<'e> Way<'e> {
         self.deaths += u32::from(death);
         let stuck = self.mount.device.is_stuck();
         if death && self.deaths == 1 && !stuck && !self.moved {
+            // Another version may have taken over meanwhile.
+            self.mount = self.place.mount_for(&models);
             return Ok(format!("{}; the job runs once more from its start", fault.message));
         }
         let unloaded = models.iter().find_map(|model| Some((*model, self.mount.declined(model)?)));
