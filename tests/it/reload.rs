@@ -210,7 +210,8 @@ fn a_manifest_says_which_versions_may_run() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && text.contains("there is no backend `rogue`"), "{text}");
+    assert!(!refused.status.success() && text.contains("the manifest list cannot be read"), "{text}");
+    assert!(text.contains("--plugin-manifest"), "{text}");
 }
 
 #[test]
