@@ -5,6 +5,8 @@
 mod error;
 #[path = "../../../../host/plugins/src/load.rs"]
 mod load;
+#[path = "../../../../host/plugins/src/pinned.rs"]
+mod pinned;
 mod hardware {
     pub(crate) fn label(device: &backend_api::HwDevice) -> &str {
         device.name.as_str()
