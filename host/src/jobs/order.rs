@@ -74,9 +74,9 @@ impl Order {
         }
     }
 
-    /// The indices of all who wait, in the order in which they will be chosen if nobody comes or goes and one begins every
-    /// `pace`. `at_hand`: the models in memory.
-    pub(super) fn foresee<W: Waits>(&self, waiting: &[W], mut at_hand: AtHand, pace: Duration) -> Vec<usize> {
+    /// The indices of all who wait, in the order in which they will be chosen if nobody comes or goes. `at_hand`: the
+    /// models in memory, and the time from one start to the next.
+    pub(super) fn foresee<W: Waits>(&self, waiting: &[W], mut at_hand: AtHand) -> Vec<usize> {
         let mut order = self.clone();
         order.level(waiting);
         let mut groups = groups(waiting);
@@ -88,7 +88,7 @@ impl Order {
             order.took(&waiting[chosen], next.ahead);
             waiting[chosen].leave(&mut at_hand);
             foreseen.push(chosen);
-            now += pace;
+            now += at_hand.pace;
         }
         foreseen
     }
@@ -267,7 +267,7 @@ mod tests {
             waiting.extend((0..9).map(|_| guest()));
             let room = 1 + random(3) as usize;
             let held = AtHand::new(models.iter().take(room).map(|m| (*m).to_owned()).collect(), room, Duration::ZERO);
-            let foreseen = order.foresee(&waiting, held.clone(), Duration::ZERO);
+            let foreseen = order.foresee(&waiting, held.clone());
             let foreseen: Vec<Guest> = foreseen.into_iter().map(|i| waiting[i].clone()).collect();
             let happened = started(&mut order, &mut waiting, held);
             let told = |all: &[Guest]| all.iter().map(|g| (g.0, g.1, g.2, g.3)).collect::<Vec<_>>();
@@ -281,8 +281,8 @@ mod tests {
     fn who_will_have_waited_long_is_foreseen_to_go() {
         let mut all = vec![("a", "other", 0)];
         all.extend([("a", "here", 0); 30]);
-        let at_hand = || AtHand::new(vec!["here".to_owned()], 1, Duration::ZERO);
-        let place = |pace| Order::default().foresee(&guests(&all), at_hand(), pace).iter().position(|i| *i == 0);
+        let at_hand = |pace| AtHand::new(vec!["here".to_owned()], 1, pace);
+        let place = |pace| Order::default().foresee(&guests(&all), at_hand(pace)).iter().position(|i| *i == 0);
         assert_eq!(place(Duration::ZERO), Some(MAX_SKIPS as usize));
         assert_eq!(place(Duration::from_secs(10)), Some(3));
     }

@@ -221,8 +221,7 @@ impl Waits for Arc<Job> {
 
 impl Inner {
     fn line(&self, at_hand: AtHand) -> Line {
-        let pace = at_hand.pace;
-        let order = self.order.foresee(&self.waiting, at_hand, pace);
+        let order = self.order.foresee(&self.waiting, at_hand);
         Line(order.into_iter().map(|i| self.waiting[i].clone()).collect())
     }
 
