@@ -4,15 +4,19 @@
 #![allow(clippy::expect_used, reason = "a measurement that cannot be made stops")]
 
 use base64::Engine;
-use sd_tests::{Client, Worker, WorkerOptions, bundled_models, program};
+use sd_tests::{
+    Client, Worker, WorkerOptions, bundled_models,
+    meter::{quantile, usage},
+    program,
+};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
-/// What others are compared with.
-const BASELINE: &str = "baseline";
+/// What others are compared with: the build for every processor of the architecture.
+const BASELINES: [&str; 2] = ["baseline", "neon"];
 
 /// Least agreement of a picture with the baseline's: sums in another order, no less exact arithmetic.
 const MIN_PSNR: f64 = 50.0;
@@ -37,9 +41,9 @@ fn main() -> ExitCode {
     let folder = PathBuf::from(args.next().expect("the folder of the builds"));
     let wants: Vec<String> = args.collect();
     let builds = runnable(&folder);
-    let mut well = builds.iter().any(|b| b.name == BASELINE);
+    let mut well = builds.first().is_some_and(is_baseline);
     if !well {
-        println!("there is no build `{BASELINE}` to compare with");
+        println!("there is no baseline to compare with");
     }
     if well && wants.iter().any(|w| w == "--check") {
         well = same_picture(&builds) & conforms(&builds);
@@ -68,8 +72,12 @@ fn runnable(folder: &Path) -> Vec<Build> {
         options.args.extend(["--plugin-dir".to_owned(), folder.display().to_string()]);
         builds.push(Build { name: name.to_owned(), file: folder.join(text("file")), worker: Worker::start(&options) });
     }
-    builds.sort_by_key(|b| b.name != BASELINE);
+    builds.sort_by_key(|b| !is_baseline(b));
     builds
+}
+
+fn is_baseline(build: &Build) -> bool {
+    BASELINES.contains(&build.name.as_str())
 }
 
 fn picture(client: &Client, body: &Value) -> image::RgbImage {
@@ -124,32 +132,34 @@ fn conforms(builds: &[Build]) -> bool {
     well
 }
 
-/// One guided step of each build, and its ratio to the baseline's in the same round.
+/// One guided step of each build, and its ratio to the baseline's in the same round. Processor time says more than the clock
+/// where other programs run beside.
 fn bench(builds: &[Build]) {
     for side in SIZES {
-        println!("\na guided step at {side} × {side}, median of {ROUNDS} interleaved rounds of {STEPS} steps");
+        println!("\na guided step at {side} × {side}, {ROUNDS} interleaved rounds of {STEPS} steps");
         let mut times = vec![Vec::new(); builds.len()];
+        let mut used = vec![0u64; builds.len()];
         for round in 0..=ROUNDS {
-            for (build, times) in builds.iter().zip(&mut times) {
+            for (i, build) in builds.iter().enumerate() {
                 let body =
                     json!({ "prompt": "red apple", "seed": round, "steps": STEPS, "width": side, "height": side });
+                let before = usage(build.worker.pid()).cpu_ms;
                 let events = build.worker.client().run(&body);
                 let took = events.last().and_then(|e| e["timings"]["denoise_ms"].as_f64()).expect("timings");
                 // The first round warms up.
                 if round > 0 {
-                    times.push(took / f64::from(STEPS));
+                    times[i].push(took / f64::from(STEPS));
+                    used[i] += usage(build.worker.pid()).cpu_ms - before;
                 }
             }
         }
-        let middle = |mut values: Vec<f64>| {
-            values.sort_by(f64::total_cmp);
-            [values[values.len() / 4], values[values.len() / 2], values[values.len() * 3 / 4]]
-        };
-        for (build, own) in builds.iter().zip(&times) {
-            let [_, step, _] = middle(own.clone());
-            let [low, ratio, high] = middle(own.iter().zip(&times[0]).map(|(a, b)| a / b).collect());
+        for (i, build) in builds.iter().enumerate() {
+            let step = quantile(&times[i], 0.5);
+            let ratios: Vec<f64> = times[i].iter().zip(&times[0]).map(|(a, b)| a / b).collect();
+            let [low, ratio, high] = [0.25, 0.5, 0.75].map(|part| quantile(&ratios, part));
+            let cpu = used[i] as f64 / used[0].max(1) as f64;
             println!(
-                "  {:<14} {step:>8.2} ms   × {ratio:.3} of the baseline (half of the rounds: {low:.3} to {high:.3})",
+                "  {:<14} median {step:>7.2} ms, of the baseline's {ratio:.3} (quartiles {low:.3}, {high:.3}); processor time {cpu:.3}",
                 build.name
             );
         }
