@@ -109,9 +109,9 @@ fn swaps_of_true_models_leave_nothing_behind() {
 
 #[test]
 fn the_meter_sees_a_leak() {
-    // 1 MiB at each of 20 loads.
+    // 1 MiB at each of 20 loads, beside what the warm-up has lost already.
     let Growth { grown, lost } = growth("rogue", "leak@load", 20);
-    assert!(grown > 10.0 * MOST_GROWN && lost > 10.0 * MOST_LOST, "{grown} KiB, {:.2} %", lost * 100.0);
+    assert!(grown > 10.0 * MOST_GROWN && lost > 5.0 * MOST_LOST, "{grown} KiB, {:.2} %", lost * 100.0);
 }
 
 #[test]
