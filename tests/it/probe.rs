@@ -1,8 +1,14 @@
-//! `sd-worker healthcheck`: it asks where a worker with the same environment listens, and nobody in between.
+//! How others find a worker: `sd-worker healthcheck` asks where one with the same environment listens, a hive is told.
 
 use crate::support::gauss;
 use sd_tests::{Worker, program};
-use std::{net::TcpListener, process::Command};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    process::Command,
+    sync::mpsc::channel,
+    time::Duration,
+};
 
 fn check(environment: &[(&str, &str)]) -> bool {
     let mut command = Command::new(program("sd-worker"));
@@ -28,4 +34,30 @@ fn the_health_check_finds_the_worker_of_its_environment() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     assert!(!with(&[("SD_WORKER_PORT", &free)]), "nobody listens there");
     assert!(!with(&[("SD_WORKER_PORT", "0")]), "nobody knows where");
+}
+
+#[test]
+fn a_hive_is_told_at_once_where_a_ready_worker_is() {
+    let hive = TcpListener::bind("127.0.0.1:0").unwrap();
+    let callback = format!("http://{}", hive.local_addr().unwrap());
+    let (sender, told) = channel();
+    std::thread::spawn(move || {
+        let mut stream = BufReader::new(hive.accept().unwrap().0);
+        let (mut length, mut line) = (0, String::new());
+        while line != "\r\n" {
+            line.clear();
+            stream.read_line(&mut line).unwrap();
+            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = n.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).unwrap();
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+        sender.send(serde_json::from_slice::<serde_json::Value>(&body).unwrap()).unwrap();
+    });
+    // It becomes ready only after the first heartbeat; the next one would come half a minute later.
+    let worker = Worker::start(&gauss(0, &["--backend-option", "load_ms=1500", "--callback-url", &callback]));
+    let told = told.recv_timeout(Duration::from_secs(15)).expect("the callback");
+    assert_eq!(told["url"], worker.url.as_str(), "{told}");
 }

@@ -13,7 +13,12 @@ use crate::{
     telemetry::Observed,
     webhook::WebhookPolicy,
 };
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// How often finished jobs are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -134,16 +139,20 @@ async fn serve(
         })
         .map_err(|e| Fault::internal(format!("signals cannot be handled: {e}")))?;
     bear_file_limits();
-    let heart = heart(&args, &app, address)?;
+    let heart = Arc::new(Mutex::new(heart(&args, &app, address)?));
 
     let url = format!("http://{address}/");
     terminal::say(&format!("sd-worker listens on {url}"));
     tracing::info!(%address, model = app.config.model, "listening");
-    let warm = app.clone();
+    let (warm, beating) = (app.clone(), heart.clone());
     tokio::task::spawn_blocking(move || {
         warm.warm_up();
         if warm.readiness().ready {
             tracing::info!(model = warm.default_model(), "ready");
+        }
+        // The hive hears of it now, not half a minute later.
+        if let Some(heart) = beating.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            heart.poke();
         }
     });
     tokio::spawn(sweep(app.clone()));
@@ -163,6 +172,7 @@ async fn serve(
         // The work's end was awaited by `end` already; this only joins it.
         let _ = ending.await;
     }
+    let heart = heart.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(heart) = heart.filter(|_| app.shutdown.phase() != Phase::Stopped) {
         // Says farewell; a queen that does not answer costs its time limit.
         let _ = tokio::task::spawn_blocking(move || heart.stop()).await;
