@@ -7,6 +7,8 @@ mod abuse; // wrong fields, foreign pages
 mod admission; // what requests cost that come faster than they are worked on
 mod batches; // split as the memory wants it
 mod bounds; // how much of anything may come, how slowly, how often
+#[cfg(target_os = "linux")]
+mod builds; // plugins that were compiled otherwise than the worker
 mod contract; // what the interface says of itself; HEAD, streams in figures
 mod crash; // plugins that die or hang in processes of their own
 mod devices; // several devices: which are opened, which does a job, what one's death means
