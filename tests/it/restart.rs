@@ -324,7 +324,7 @@ fn sigterm_keeps_what_waits_and_puts_back_what_runs() {
     let since = Instant::now();
     worker.signal(libc::SIGTERM);
     // Connections that were idle are closed by now.
-    eventually("/ready says 503", Duration::from_secs(1), || worker.client().get("/ready").status == 503);
+    eventually("/ready says 503", Duration::from_secs(3), || worker.client().get("/ready").status == 503);
     let refused = worker.client().post("/v1/jobs", &json!({ "prompt": "x" }));
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (503, &json!("draining")));
     for stream in streams {
