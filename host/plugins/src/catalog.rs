@@ -146,9 +146,11 @@ impl Catalog {
                 let mut needs = Vec::new();
                 // Only a plain file is opened: a pipe would wait for a writer.
                 let pinned = precheck::check(&path)
-                    .map(|found| needs = found)
                     .map_err(|reason| PluginError::NotALibrary { file: file_name(&path), reason })
-                    .and_then(|()| Pinned::open(&path));
+                    .and_then(|(file, found)| {
+                        needs = found;
+                        Pinned::hold(&path, file)
+                    });
                 let library = pinned.as_ref().ok().cloned();
                 let outcome = pinned.and_then(|library| examine(search, &mut cache, &library, &hardware, &needs));
                 if let Err(e) = &outcome {

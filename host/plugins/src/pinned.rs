@@ -50,11 +50,9 @@ pub(crate) struct Pinned {
 }
 
 impl Pinned {
-    /// Holds the file at a canonical path.
-    pub(crate) fn open(path: &Path) -> Result<Arc<Pinned>, PluginError> {
-        let file = File::open(path);
-        let held = file.and_then(|file| Ok((Stamp::of(&file.metadata()?), file)));
-        let (stamp, file) = held.map_err(|e| PluginError::NotALibrary {
+    /// Holds the file that was opened at a canonical path.
+    pub(crate) fn hold(path: &Path, file: File) -> Result<Arc<Pinned>, PluginError> {
+        let stamp = file.metadata().map(|meta| Stamp::of(&meta)).map_err(|e| PluginError::NotALibrary {
             file: crate::load::file_name(path),
             reason: format!("cannot be read: {}", e.kind()),
         })?;

@@ -15,33 +15,36 @@ const MAX_NAMES: u64 = 64 << 20;
 const MAX_NEEDS: usize = 256;
 
 /// Checks that a file is a whole shared library for this system and processor which exports a backend's entry symbol.
-/// Answers the processor features that it states to need ([`backend_api::NEEDS`]), each once; they are read from ELF files
-/// only. The error is one line that says what the file is instead.
-pub fn check(path: &Path) -> Result<Vec<String>, String> {
+/// Answers the open file, so that what was checked is what runs, and the processor features that it states to need
+/// ([`backend_api::NEEDS`]), each once; they are read from ELF files only. The error is one line that says what the file
+/// is instead.
+pub fn check(path: &Path) -> Result<(File, Vec<String>), String> {
     let kind = path.metadata().map_err(|e| unreadable(&e))?;
     if !kind.is_file() {
         return Err(if kind.is_dir() { "is a folder" } else { "is no regular file" }.to_owned());
     }
     let mut file = File::open(path).map_err(|e| unreadable(&e))?;
+    let length = file.metadata().map_err(|e| unreadable(&e))?.len();
     let mut head = Vec::with_capacity(1024);
     file.by_ref().take(1024).read_to_end(&mut head).map_err(|e| unreadable(&e))?;
     let found = identify(&head);
     let wanted = format!("{} for {}", FORMAT, std::env::consts::ARCH);
-    match &found {
+    let needs = match &found {
         Kind::Elf { machine } if FORMAT == "ELF" => {
             if *machine != std::env::consts::ARCH {
                 return Err(format!("is {found}; wanted is {wanted}"));
             }
-            elf(&mut file, &head, kind.len())
+            elf(&mut file, &head, length)?
         }
         Kind::MachO { machine }
             if FORMAT == "Mach-O" && (*machine == std::env::consts::ARCH || *machine == "several processors") =>
         {
-            Ok(Vec::new())
+            Vec::new()
         }
-        Kind::Pe { machine } if FORMAT == "PE" && *machine == std::env::consts::ARCH => Ok(Vec::new()),
-        _ => Err(format!("is {found}; wanted is {wanted}")),
-    }
+        Kind::Pe { machine } if FORMAT == "PE" && *machine == std::env::consts::ARCH => Vec::new(),
+        _ => return Err(format!("is {found}; wanted is {wanted}")),
+    };
+    Ok((file, needs))
 }
 
 const FORMAT: &str = if cfg!(target_os = "macos") {
