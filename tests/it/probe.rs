@@ -1,9 +1,9 @@
 //! How others find a worker: `sd-worker healthcheck` asks where one with the same environment listens, a hive is told.
 
 use crate::support::gauss;
-use sd_tests::{Worker, program};
+use sd_tests::{Worker, program, wire};
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufReader, Write},
     net::TcpListener,
     process::Command,
     sync::mpsc::channel,
@@ -43,16 +43,7 @@ fn a_hive_is_told_at_once_where_a_ready_worker_is() {
     let (sender, told) = channel();
     std::thread::spawn(move || {
         let mut stream = BufReader::new(hive.accept().unwrap().0);
-        let (mut length, mut line) = (0, String::new());
-        while line != "\r\n" {
-            line.clear();
-            stream.read_line(&mut line).unwrap();
-            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = n.trim().parse().unwrap();
-            }
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).unwrap();
+        let (_, body) = wire::request(&mut stream).unwrap();
         stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
         sender.send(serde_json::from_slice::<serde_json::Value>(&body).unwrap()).unwrap();
     });

@@ -1,7 +1,7 @@
 //! Readers who come and go: cut at any byte, gone at any step, and a queen in every mood beside it all.
 
 use crate::support::{ends_as, eventually, gauss, status};
-use sd_tests::{Client, Worker, trials};
+use sd_tests::{Client, Worker, trials, wire};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -176,17 +176,7 @@ fn a_queen_in_any_mood_touches_no_job() {
     fn attend(stream: TcpStream, heard: &AtomicU64) -> Option<()> {
         let mut stream = BufReader::new(stream);
         loop {
-            let (mut line, mut length) = (String::new(), 0);
-            while line != "\r\n" {
-                line.clear();
-                if stream.read_line(&mut line).ok()? == 0 {
-                    return None;
-                }
-                if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = n.trim().parse().ok()?;
-                }
-            }
-            stream.read_exact(&mut vec![0; length]).ok()?;
+            wire::request(&mut stream)?;
             match MOOD.load(Ordering::SeqCst) {
                 0 => return None,
                 1 => drop(stream.read(&mut [0])),

@@ -5,10 +5,10 @@ use crate::{
     support::{ends_as, gauss, kill},
 };
 use image::RgbImage;
-use sd_tests::{Worker, WorkerOptions};
+use sd_tests::{Worker, WorkerOptions, wire};
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufReader, Write},
     net::TcpListener,
     sync::mpsc::{Receiver, channel},
     time::Duration,
@@ -25,22 +25,7 @@ fn receiver(listener: TcpListener, statuses: Vec<u16>) -> Receiver<Got> {
     std::thread::spawn(move || {
         for (i, stream) in listener.incoming().enumerate() {
             let mut stream = BufReader::new(stream.unwrap());
-            let (mut head, mut length) = (String::new(), 0);
-            loop {
-                let mut line = String::new();
-                if stream.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
-                    break;
-                }
-                line.make_ascii_lowercase();
-                if let Some(n) = line.strip_prefix("content-length:") {
-                    length = n.trim().parse().unwrap();
-                }
-                head += &line;
-            }
-            let mut body = vec![0; length];
-            if stream.read_exact(&mut body).is_err() {
-                continue;
-            }
+            let Some((head, body)) = wire::request(&mut stream) else { continue };
             let status = statuses[i.min(statuses.len() - 1)];
             let answer = format!(
                 "HTTP/1.1 {status} x\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"

@@ -3,7 +3,7 @@
 use crate::Answer;
 use serde_json::Value;
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, ErrorKind, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -17,6 +17,28 @@ pub struct Exchange {
     pub took: Duration,
     /// Whether the server had not closed it when patience was at its end.
     pub hangs: bool,
+}
+
+/// Takes one request, as a server for tests does: its head in lower case, and its body. `None` at the end of the connection.
+pub fn request(stream: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        line.make_ascii_lowercase();
+        if let Some(n) = line.strip_prefix("content-length:") {
+            length = n.trim().parse().ok()?;
+        }
+        head += &line;
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some((head, body))
 }
 
 /// The `host:port` of a base URL.

@@ -1,8 +1,9 @@
 //! A queen who listens: takes heartbeats and remembers when each came.
 
+use crate::wire;
 use serde_json::Value;
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufReader, Write},
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -83,19 +84,7 @@ impl Queen {
 
 /// Takes one request; `None` at the end of the connection.
 fn listen(stream: &TcpStream, beats: &Mutex<Vec<Heard>>) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let (mut line, mut length) = (String::new(), 0);
-    while line != "\r\n" {
-        line.clear();
-        if reader.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = n.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
+    let (_, body) = wire::request(&mut BufReader::new(stream))?;
     let body = serde_json::from_slice(&body).ok()?;
     beats.lock().expect("heartbeats").push(Heard { at: Instant::now(), body });
     let mut writer = stream;
